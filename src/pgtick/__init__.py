@@ -1,0 +1,1 @@
+"""pgtick: the storage layer between crypto exchange feeds and PostgreSQL."""

@@ -1,0 +1,77 @@
+"""What the demo and the replay print after reading back."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as Grid
+
+from pgtick.cache_operations import get_cache_stats, symbol_cache
+from pgtick.connection import get_db_manager
+from pgtick.operations.cross_exchange import get_cross_exchange_spreads, get_latest_prices
+
+__all__ = ["print_prices", "print_rows", "print_system", "time_lookup_ns"]
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else f"{value:,.10f}".rstrip("0").rstrip(".")
+
+
+async def print_rows(console: Console, totals: dict[str, Any], seconds: float) -> None:
+    """Print per table what became of the rows."""
+    grid = Grid("table", "stored", "duplicates", "refused", "rows/s", title="rows")
+    for name, total in sorted(totals.items()):
+        rate = f"{(total.n_stored + total.n_duplicates) / seconds:,.0f}" if seconds else ""
+        grid.add_row(name, f"{total.n_stored:,}", f"{total.n_duplicates:,}", f"{len(total.errors):,}", rate)
+    console.print(grid)
+
+
+async def print_prices(console: Console, since: datetime, *, limit: int = 8) -> None:
+    """Print the newest prices and the widest spread between exchanges."""
+    grid = Grid("exchange", "symbol", "bid", "ask", "at (UTC)", title="newest prices")
+    for row in (await get_latest_prices(since))[:limit]:
+        at = row["timestamp"].astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+        grid.add_row(row["exchange"], row["exchange_symbol"], _number(row["bid_price"]), _number(row["ask_price"]), at)
+    console.print(grid)
+    for spread in await get_cross_exchange_spreads(since, limit=1):
+        console.print(
+            f"widest spread: {spread['symbol_base']}/{spread['symbol_quote']} buy on {spread['buy_exchange']} at "
+            f"{_number(spread['buy_price'])}, sell on {spread['sell_exchange']} at {_number(spread['sell_price'])}: "
+            f"[bold]{spread['spread_bps']:.2f} bps[/bold]"
+        )
+
+
+def time_lookup_ns(n: int = 200_000) -> float:
+    """Return the time of one cache look-up by id in ns, loop included."""
+    cache = symbol_cache()
+    ids = [symbol.id for symbol in cache.symbols()] or [1]
+    get, sample = cache.get, (ids * (n // len(ids) + 1))[:n]
+    started = time.perf_counter_ns()
+    for symbol_id in sample:
+        get(symbol_id)
+    return (time.perf_counter_ns() - started) / n
+
+
+async def print_system(console: Console, data_dir: str | None, psql: str | None) -> None:
+    """Print the cache's figures and where the data is."""
+    stats = get_cache_stats()
+    console.print(
+        f"symbol cache: {stats['size']} symbols, {stats['hits']:,} hits, {stats['misses']:,} misses, "
+        f"{time_lookup_ns():.0f} ns a look-up"
+    )
+    db = get_db_manager()
+    version = await db.fetchval("SHOW server_version")
+    size = await db.fetchval("SELECT pg_size_pretty(pg_database_size(current_database()))")
+    console.print(f"PostgreSQL {version}, database {db.config.database}: {size}")
+    if data_dir:
+        console.print(f"the data is in {data_dir}", soft_wrap=True)
+    if psql:
+        console.print(f"connect (the next pgtick demo starts the server again): {psql}", soft_wrap=True)
+
+
+def hours_ago(hours: float) -> datetime:
+    """Return the aware instant so many hours before now."""
+    return datetime.now(timezone.utc) - timedelta(hours=hours)

@@ -1,0 +1,273 @@
+"""The pool, the transaction, and the one published manager.
+
+Inside ``async with db.transaction()`` every call on that manager made from the same context uses the
+transaction's connection, so operations compose into one transaction without being handed a connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import asyncpg
+
+from pgtick.config import DatabaseConfig, HftConfig
+from pgtick.errors import AcquireTimeoutError, NotInitializedError, PgtickError
+
+__all__ = [
+    "DatabaseManager",
+    "add_start_step",
+    "get_db_manager",
+    "initialize_database",
+    "open_manager",
+    "use_manager",
+]
+
+logger = logging.getLogger(__name__)
+
+StartStep = Callable[["DatabaseManager"], Awaitable[object]]
+
+# What a new manager goes through before it is published. The rooms above this one (engines, migrator,
+# cache_operations) add theirs when they are imported, so that no arrow of the house points upwards.
+_start_steps: list[tuple[int, StartStep]] = []
+_published: DatabaseManager | None = None
+_in_use: ContextVar[DatabaseManager | None] = ContextVar("pgtick_manager", default=None)
+
+
+class _Transaction:
+    """A connection inside a transaction; the lock lets concurrent tasks of one context take turns."""
+
+    __slots__ = ("active", "connection", "lock")
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.lock = asyncio.Lock()
+        self.active = True
+
+
+class DatabaseManager:
+    """A pool of connections to one database.
+
+    Safe for any number of tasks of one event loop. Every wait has a deadline: connect, acquire, statement.
+    """
+
+    def __init__(self, config: DatabaseConfig, pool: Any, server_version: int) -> None:
+        self.config = config
+        self.server_version = server_version
+        self._pool = pool
+        self._transaction: ContextVar[_Transaction | None] = ContextVar("pgtick_transaction", default=None)
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"DatabaseManager({self.config!r})"
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        transaction = self._transaction.get()
+        if transaction is not None and transaction.active:
+            async with transaction.lock:
+                yield transaction.connection
+            return
+        async with self.acquire() as connection:
+            yield connection
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether this context is inside ``transaction()``."""
+        transaction = self._transaction.get()
+        return transaction is not None and transaction.active
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Any]:
+        """Yield a connection of the pool (asyncpg's), outside of any transaction of this context.
+
+        Raises AcquireTimeoutError when none comes free before ``config.acquire_timeout_s``.
+        """
+        deadline_s = self.config.acquire_timeout_s
+        try:
+            connection = await self._pool.acquire(timeout=deadline_s)
+        except (TimeoutError, asyncio.TimeoutError) as error:
+            raise AcquireTimeoutError(
+                f"no connection came free within {deadline_s} s (pool of {self.config.max_connections})"
+            ) from error
+        try:
+            yield connection
+        finally:
+            await self._pool.release(connection)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """Run what is inside in one transaction; nested, in a savepoint.
+
+        An error rolls back. Calls of other tasks started inside share the connection and take turns.
+        """
+        outer = self._transaction.get()
+        if outer is not None and outer.active:
+            async with outer.connection.transaction():
+                yield
+            return
+        async with self.acquire() as connection, connection.transaction():
+            transaction = _Transaction(connection)
+            token = self._transaction.set(transaction)
+            try:
+                yield
+            finally:
+                transaction.active = False
+                self._transaction.reset(token)
+
+    async def execute(self, query: str, *args: object) -> str:
+        """Run a statement, or several when there are no arguments; return the last command tag."""
+        async with self._connection() as connection:
+            return str(await connection.execute(query, *args))
+
+    async def executemany(self, query: str, rows: Iterable[Sequence[object]]) -> None:
+        """Run a statement once for each row of arguments, all or none."""
+        async with self._connection() as connection:
+            await connection.executemany(query, rows)
+
+    async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
+        """Return all rows."""
+        async with self._connection() as connection:
+            return list(await connection.fetch(query, *args))
+
+    async def fetchrow(self, query: str, *args: object) -> asyncpg.Record | None:
+        """Return the first row, or None."""
+        async with self._connection() as connection:
+            return await connection.fetchrow(query, *args)
+
+    async def fetchval(self, query: str, *args: object) -> Any:
+        """Return the first column of the first row, or None."""
+        async with self._connection() as connection:
+            return await connection.fetchval(query, *args)
+
+    async def copy_records_to_table(
+        self, table: str, records: Iterable[Sequence[object]], columns: Sequence[str]
+    ) -> int:
+        """Copy records through asyncpg's own encoder; return the server's count.
+
+        asyncpg drops surplus values in silence, so each record's width is checked here (ValueError).
+        """
+        rows = list(records)
+        for index, row in enumerate(rows):
+            if len(row) != len(columns):
+                raise ValueError(f"{table}, row {index}: {len(row)} values for {len(columns)} columns")
+        async with self._connection() as connection:
+            tag = await connection.copy_records_to_table(table, records=rows, columns=list(columns))
+        return _count(tag)
+
+    async def copy_binary_to_table(
+        self, table: str, columns: Sequence[str], chunks: Iterable[bytes]
+    ) -> int:
+        """Send a finished COPY BINARY stream; return the server's count."""
+        async with self._connection() as connection:
+            tag = await connection.copy_to_table(
+                table, source=_async_chunks(chunks), columns=list(columns), format="binary"
+            )
+        return _count(tag)
+
+    def pool_state(self) -> dict[str, int]:
+        """Return the pool's ``size``, ``idle`` and ``max`` connections."""
+        return {
+            "size": self._pool.get_size(),
+            "idle": self._pool.get_idle_size(),
+            "max": self._pool.get_max_size(),
+        }
+
+    def on_close(self, closer: Callable[[], Awaitable[None]]) -> None:
+        """Have ``closer`` awaited before the pool closes (listeners, background tasks)."""
+        self._closers.append(closer)
+
+    async def close(self) -> None:
+        """Stop background tasks and close the pool; a second call does nothing."""
+        global _published
+        if self._closed:
+            return
+        self._closed = True
+        if _published is self:
+            _published = None
+        for closer in reversed(self._closers):
+            await closer()
+        try:
+            await asyncio.wait_for(self._pool.close(), timeout=self.config.acquire_timeout_s)
+        except (TimeoutError, asyncio.TimeoutError):
+            logger.warning("connections still in use after %s s are cut", self.config.acquire_timeout_s)
+            self._pool.terminate()
+
+
+async def _async_chunks(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+def _count(tag: str) -> int:
+    return int(tag.rsplit(" ", 1)[1])
+
+
+def add_start_step(order: int, step: StartStep) -> None:
+    """Have ``step`` awaited with every new manager before it is published, lowest ``order`` first."""
+    _start_steps.append((order, step))
+    _start_steps.sort(key=lambda item: item[0])
+
+
+def get_db_manager() -> DatabaseManager:
+    """Return the manager in use: that of ``use_manager`` in this context, else the published one."""
+    manager = _in_use.get() or _published
+    if manager is None:
+        raise NotInitializedError("await initialize_database(config) first")
+    return manager
+
+
+@contextmanager
+def use_manager(manager: DatabaseManager) -> Iterator[DatabaseManager]:
+    """Make ``manager`` what get_db_manager() returns in this context (migrations, several databases)."""
+    token = _in_use.set(manager)
+    try:
+        yield manager
+    finally:
+        _in_use.reset(token)
+
+
+async def open_manager(config: DatabaseConfig) -> DatabaseManager:
+    """Open a pool without any start step and without publishing it."""
+    pool = await asyncpg.create_pool(
+        min_size=min(config.min_connections, config.max_connections),
+        max_size=config.max_connections,
+        **config.connect_kwargs(),
+    )
+    try:
+        async with pool.acquire() as connection:
+            version = int(await connection.fetchval("SHOW server_version_num"))
+    except BaseException:
+        pool.terminate()
+        raise
+    return DatabaseManager(config, pool, version)
+
+
+async def initialize_database(config: DatabaseConfig | None = None) -> DatabaseManager:
+    """Open the pool, apply pending migrations, load the symbol cache, then publish the manager.
+
+    Without a config, the environment's is taken (HftConfig). A start that fails leaves nothing behind and
+    can be repeated; calling it while a manager is published is an error, so that no pool is lost.
+    """
+    global _published
+    if _published is not None:
+        raise PgtickError("a database is open already: close() it first")
+    manager = await open_manager(config if config is not None else HftConfig().get_database_config())
+    try:
+        with use_manager(manager):
+            for _, step in _start_steps:
+                await step(manager)
+    except BaseException:
+        await manager.close()
+        raise
+    if _published is not None:
+        await manager.close()
+        raise PgtickError("a database was opened meanwhile: close() it first")
+    _published = manager
+    logger.info("connected to %r", config)
+    return manager

@@ -1,0 +1,119 @@
+"""Every exception of pgtick.
+
+    PgtickError
+    ├── ConfigError           a setting is missing or malformed; named, never shown when secret
+    ├── NotInitializedError   get_db_manager() before initialize_database()
+    ├── AcquireTimeoutError   no connection came free before the deadline
+    ├── MigrationError        a migration cannot be found, ordered, loaded or applied
+    ├── ValidationError       a field of a model breaks a rule (also a ValueError)
+    │   └── RowError          ... in a row of a batch: table, index, column, value, rule
+    └── BatchError            some rows of a batch were refused; the rest is stored
+
+The server's own errors (asyncpg.PostgresError) pass through unless a fact is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = [
+    "AcquireTimeoutError",
+    "BatchError",
+    "ConfigError",
+    "MigrationError",
+    "NotInitializedError",
+    "PgtickError",
+    "RowError",
+    "ValidationError",
+    "short_repr",
+]
+
+_REPR_LIMIT = 80
+
+
+def short_repr(value: object) -> str:
+    """Return the value's repr, cut to 80 characters; a repr that fails names the type instead."""
+    try:
+        text = repr(value)
+    except Exception as error:  # a user's __repr__ may raise anything
+        return f"<{type(value).__name__}, whose repr raised {type(error).__name__}>"
+    return text if len(text) <= _REPR_LIMIT else text[: _REPR_LIMIT - 1] + "…"
+
+
+class PgtickError(Exception):
+    """Base of all errors that pgtick raises itself."""
+
+
+class ConfigError(PgtickError):
+    """A setting is missing or malformed.
+
+    The message names the setting and the rule; the value is never part of it, since it may be a secret.
+    """
+
+    def __init__(self, setting: str, rule: str) -> None:
+        super().__init__(setting, rule)
+        self.setting = setting
+        self.rule = rule
+
+    def __str__(self) -> str:
+        return f"{self.setting}: {self.rule}"
+
+
+class NotInitializedError(PgtickError):
+    """The database manager was asked for before initialize_database() had finished."""
+
+
+class AcquireTimeoutError(PgtickError, TimeoutError):
+    """No connection of the pool came free before the deadline."""
+
+
+class MigrationError(PgtickError):
+    """A migration cannot be found, ordered, loaded or applied."""
+
+
+class ValidationError(PgtickError, ValueError):
+    """A value breaks the rule of its field."""
+
+    def __init__(self, table: str, column: str, value: object, rule: str) -> None:
+        super().__init__(table, column, value, rule)
+        self.table = table
+        self.column = column
+        self.value = value
+        self.rule = rule
+
+    def __str__(self) -> str:
+        return f"{self.table}.{self.column}: {short_repr(self.value)} {self.rule}"
+
+
+class RowError(ValidationError):
+    """A row of a batch was refused; ``index`` is its place in what the caller handed over."""
+
+    def __init__(self, table: str, index: int, column: str, value: object, rule: str) -> None:
+        super().__init__(table, column, value, rule)
+        self.args = (table, index, column, value, rule)
+        self.index = index
+
+    def __str__(self) -> str:
+        return f"{self.table}, row {self.index}, column {self.column}: {short_repr(self.value)} {self.rule}"
+
+
+class BatchError(PgtickError):
+    """Some rows of a batch were refused. All others are stored (or were there already)."""
+
+    def __init__(self, table: str, n_stored: int, n_duplicates: int, errors: Sequence[RowError]) -> None:
+        super().__init__(table, n_stored, n_duplicates, errors)
+        self.table = table
+        self.n_stored = n_stored
+        self.n_duplicates = n_duplicates
+        self.errors: tuple[RowError, ...] = tuple(errors)
+
+    def __str__(self) -> str:
+        first = self.errors[0] if self.errors else "?"
+        return (
+            f"{len(self.errors)} of {len(self.errors) + self.n_stored + self.n_duplicates} rows of "
+            f"{self.table} were refused, the others are stored; the first: {first}"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.table, self.n_stored, self.n_duplicates, self.errors)

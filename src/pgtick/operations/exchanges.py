@@ -1,0 +1,61 @@
+"""Exchanges: ensure, list, activate, deactivate. They are never deleted and their ids never change."""
+
+from __future__ import annotations
+
+from pgtick.connection import get_db_manager
+from pgtick.errors import ValidationError
+from pgtick.models import Exchange
+
+__all__ = ["activate_exchange", "deactivate_exchange", "ensure_exchange", "list_exchanges"]
+
+# What is there is found without burning a number of the identity; what is not is inserted race-free.
+_ENSURE = """
+WITH existing AS (SELECT id FROM exchanges WHERE enum_value = $1),
+inserted AS (
+    INSERT INTO exchanges (enum_value, exchange_name, market_type)
+    SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT FROM existing)
+    ON CONFLICT (enum_value) DO UPDATE SET enum_value = excluded.enum_value
+    RETURNING id
+)
+SELECT id FROM existing UNION ALL SELECT id FROM inserted LIMIT 1
+"""
+
+
+async def ensure_exchange(enum_value: str) -> int:
+    """Return the id of the exchange, registering it if it is new.
+
+    ``enum_value`` is ``{NAME}_{SPOT|FUTURES|OPTIONS}``, such as GATEIO_FUTURES; perpetuals are FUTURES.
+    """
+    name, _, market_type = enum_value.rpartition("_")
+    if not name:
+        raise ValidationError("exchanges", "enum_value", enum_value, "must be {NAME}_{SPOT|FUTURES|OPTIONS}")
+    Exchange(enum_value=enum_value, exchange_name=name, market_type=market_type).validate()
+    exchange_id: int = await get_db_manager().fetchval(_ENSURE, enum_value, name, market_type)
+    return exchange_id
+
+
+async def list_exchanges(*, active_only: bool = False) -> list[Exchange]:
+    """Return the exchanges by enum_value."""
+    records = await get_db_manager().fetch(
+        "SELECT id, enum_value, exchange_name, market_type, is_active, created_at, updated_at "
+        "FROM exchanges WHERE is_active OR NOT $1 ORDER BY enum_value",
+        active_only,
+    )
+    return [Exchange(**record) for record in records]
+
+
+async def activate_exchange(exchange_id: int) -> bool:
+    """Mark the exchange active; return whether there is one of that id."""
+    return await _set_active(exchange_id, True)
+
+
+async def deactivate_exchange(exchange_id: int) -> bool:
+    """Mark the exchange inactive, its rows stay; return whether there is one of that id."""
+    return await _set_active(exchange_id, False)
+
+
+async def _set_active(exchange_id: int, active: bool) -> bool:
+    tag = await get_db_manager().execute(
+        "UPDATE exchanges SET is_active = $2 WHERE id = $1", exchange_id, active
+    )
+    return tag == "UPDATE 1"

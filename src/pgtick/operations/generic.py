@@ -1,0 +1,177 @@
+"""What every entity can do, for any Table; the entity modules give it typed names.
+
+All parameters are bound; identifiers come from Tables and are quoted. Read back, a number is a float (the
+nearest double) unless ``decimals=True`` asks for Decimal; NULL stays None and zero stays zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+from pgtick.cache_operations import cached_get_symbol_by_id
+from pgtick.connection import get_db_manager
+from pgtick.engines import get_engine
+from pgtick.errors import BatchError, RowError, ValidationError
+from pgtick.tables import Table, quote_identifier
+from pgtick.writer.flush import encoder_of, store_rows
+
+__all__ = [
+    "get_history",
+    "get_latest",
+    "get_stats",
+    "get_with_symbol_info",
+    "insert",
+    "insert_batch",
+]
+
+#: How far back the newest row is looked for, step by step; then without bound.
+LATEST_WINDOWS = (timedelta(hours=1), timedelta(days=1), timedelta(days=14))
+
+
+async def insert(table: Table, row: object, *, time_unit: str | None = None) -> Any:
+    """Insert one row and return its id, an int (None for a table without ids).
+
+    A row whose key is stored already returns the id it has. Raises ValidationError before anything is
+    sent, and lets the server's own errors pass.
+    """
+    try:
+        values = encoder_of(table).canonical(row, time_unit=time_unit)
+    except RowError as error:
+        raise ValidationError(error.table, error.column, error.value, error.rule) from None
+    db = get_db_manager()
+    names = table.column_names
+    by_name = dict(zip(names, values, strict=True))
+    instant: datetime = by_name[table.time_column]
+    engine = await get_engine(db)
+    await engine.ensure_days(db, table.name, {int(instant.timestamp() // 86400)})
+    returned = "id" if table.has_id else "NULL::bigint"
+    columns = ", ".join(map(quote_identifier, names))
+    places = ", ".join(f"${n}" for n in range(1, len(names) + 1))
+    name = quote_identifier(table.name)
+    inserted = await db.fetchrow(
+        f"INSERT INTO {name} ({columns}) VALUES ({places}) ON CONFLICT DO NOTHING RETURNING {returned}", *values
+    )
+    if inserted is not None or not table.has_id:
+        return inserted[0] if inserted is not None else None
+    condition = " AND ".join(f"{quote_identifier(key)} = ${n}" for n, key in enumerate(table.key, 1))
+    existing: int = await db.fetchval(
+        f"SELECT id FROM {name} WHERE {condition}", *(by_name[key] for key in table.key)
+    )
+    return existing
+
+
+async def insert_batch(table: Table, rows: Iterable[object], *, time_unit: str | None = None) -> int:
+    """Store rows by COPY; return how many the server stored (rows it had already are not counted).
+
+    Raises BatchError when rows were refused; it names each, and all others are stored.
+    """
+    result = await store_rows(table, rows, time_unit=time_unit)
+    if result.errors:
+        raise BatchError(table.name, result.n_stored, result.n_duplicates, result.errors)
+    return result.n_stored
+
+
+def _select_list(table: Table) -> str:
+    return ", ".join(map(quote_identifier, table.read_columns))
+
+
+def _to_model(table: Table, record: Any, decimals: bool) -> Any:
+    values = dict(record)
+    if not decimals:
+        for name, value in values.items():
+            if isinstance(value, Decimal):
+                values[name] = float(value)
+    return table.model(**values)
+
+
+async def get_latest(table: Table, *ids: object, decimals: bool = False) -> Any | None:
+    """Return the newest row for the leading key columns' values (a symbol_id), or None.
+
+    The query is bounded in time, so that it touches few partitions, and widens only when it finds nothing.
+    """
+    condition = " AND ".join(f"{quote_identifier(key)} = ${n}" for n, key in enumerate(table.key[: len(ids)], 1))
+    order = _newest_first_after(table, len(ids))
+    head = f"SELECT {_select_list(table)} FROM {quote_identifier(table.name)} WHERE {condition}"
+    time = quote_identifier(table.time_column)
+    now = datetime.now(timezone.utc)
+    db = get_db_manager()
+    for window in LATEST_WINDOWS:
+        record = await db.fetchrow(
+            f"{head} AND {time} > ${len(ids) + 1} ORDER BY {order} LIMIT 1", *ids, now - window
+        )
+        if record is not None:
+            return _to_model(table, record, decimals)
+    record = await db.fetchrow(f"{head} ORDER BY {order} LIMIT 1", *ids)
+    return None if record is None else _to_model(table, record, decimals)
+
+
+def _newest_first_after(table: Table, n_ids: int) -> str:
+    rest = [key for key in table.key[n_ids:] if key != table.time_column]
+    return ", ".join(f"{quote_identifier(name)} DESC" for name in (table.time_column, *rest))
+
+
+async def get_history(
+    table: Table,
+    *ids: object,
+    start: datetime,
+    end: datetime,
+    limit: int | None = None,
+    decimals: bool = False,
+) -> list[Any]:
+    """Return the rows with start <= time < end, oldest first; both must be aware."""
+    for name, instant in (("start", start), ("end", end)):
+        if instant.utcoffset() is None:
+            raise ValidationError(table.name, name, instant, "must be an aware datetime")
+    n = len(ids)
+    time = quote_identifier(table.time_column)
+    conditions = [f"{quote_identifier(key)} = ${i}" for i, key in enumerate(table.key[:n], 1)]
+    conditions += [f"{time} >= ${n + 1}", f"{time} < ${n + 2}"]
+    rest = [key for key in table.key[n:] if key != table.time_column]
+    order = ", ".join(map(quote_identifier, (table.time_column, *rest)))
+    records = await get_db_manager().fetch(
+        f"SELECT {_select_list(table)} FROM {quote_identifier(table.name)} "
+        f"WHERE {' AND '.join(conditions)} ORDER BY {order} LIMIT ${n + 3}",
+        *ids,
+        start,
+        end,
+        limit,
+    )
+    return [_to_model(table, record, decimals) for record in records]
+
+
+async def get_with_symbol_info(table: Table, symbol_id: int) -> dict[str, Any] | None:
+    """Return the newest row with its symbol from the cache, or None when there is no row.
+
+    Keys: ``entity`` (the model), ``symbol`` (CachedSymbol or None), ``display_name``.
+    """
+    entity = await get_latest(table, symbol_id)
+    if entity is None:
+        return None
+    symbol = cached_get_symbol_by_id(symbol_id)
+    display = f"{symbol.exchange}:{symbol.symbol_base}/{symbol.symbol_quote}" if symbol else "Unknown"
+    return {"entity": entity, "symbol": symbol, "display_name": display}
+
+
+async def get_stats(
+    table: Table, *, averages: tuple[str, ...] = (), since: datetime | None = None
+) -> dict[str, Any]:
+    """Return counts and bounds: total_records, unique_<leading key>s, earliest_record, latest_record, avg_….
+
+    Reads every row since ``since`` (all of them without it): seconds on a large table. An average over no
+    row is None.
+    """
+    leading = table.key[0]
+    noun = {"symbol_id": "unique_symbols", "exchange_id": "unique_exchanges"}.get(leading, f"unique_{leading}")
+    time = quote_identifier(table.time_column)
+    average_columns = "".join(f", avg({quote_identifier(a)}) AS {quote_identifier('avg_' + a)}" for a in averages)
+    record = await get_db_manager().fetchrow(
+        f"SELECT count(*) AS total_records, count(DISTINCT {quote_identifier(leading)}) AS {noun}, "
+        f"min({time}) AS earliest_record, max({time}) AS latest_record{average_columns} "
+        f"FROM {quote_identifier(table.name)} WHERE $1::timestamptz IS NULL OR {time} >= $1",
+        since,
+    )
+    stats = dict(record or {})
+    return {key: float(v) if isinstance(v, Decimal) else v for key, v in stats.items()}

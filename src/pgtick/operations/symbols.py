@@ -1,0 +1,150 @@
+"""Symbols: ensure, relist, list, activate, deactivate. They are never deleted and their ids never change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pgtick.cache_operations import get_cached_symbol_by_exchange_symbol, refresh_symbol
+from pgtick.connection import get_db_manager
+from pgtick.models import CachedSymbol, Symbol
+from pgtick.operations.exchanges import ensure_exchange
+
+__all__ = [
+    "activate_symbol",
+    "deactivate_symbol",
+    "ensure_symbol",
+    "list_symbols",
+    "relist_symbol",
+    "resolve_symbol",
+]
+
+_COLUMNS = (
+    "exchange_id",
+    "symbol_base",
+    "symbol_quote",
+    "exchange_symbol",
+    "settle",
+    "expiry",
+    "contract_size",
+    "price_tick",
+    "quantity_step",
+    "min_quantity",
+    "min_notional",
+)
+_DETAILS = _COLUMNS[4:]
+
+# One statement, race-free: an active row wins, then the newest inactive one (an operator switched it off; its
+# ticks must not register it anew), else it is inserted. Two that insert at once meet at the unique index.
+_ENSURE = f"""
+WITH existing AS (
+    SELECT id FROM symbols WHERE exchange_id = $1 AND exchange_symbol = $4
+    ORDER BY is_active DESC, id DESC LIMIT 1
+), inserted AS (
+    INSERT INTO symbols ({", ".join(_COLUMNS)})
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11 WHERE NOT EXISTS (SELECT FROM existing)
+    ON CONFLICT (exchange_id, exchange_symbol) WHERE is_active
+    DO UPDATE SET exchange_symbol = excluded.exchange_symbol
+    RETURNING id
+)
+SELECT id FROM existing UNION ALL SELECT id FROM inserted LIMIT 1
+"""
+
+_UPDATE_DETAILS = f"""
+UPDATE symbols SET {", ".join(f"{name} = coalesce(${n}, {name})" for n, name in enumerate(_DETAILS, 2))}
+WHERE id = $1 AND ({" OR ".join(f"${n} IS DISTINCT FROM {name} AND ${n} IS NOT NULL"
+                                for n, name in enumerate(_DETAILS, 2))})
+"""
+
+
+async def ensure_symbol(
+    exchange_id: int, base: str, quote: str, exchange_symbol: str | None = None, **details: Any
+) -> int:
+    """Return the id of the symbol, registering it if it is new; one race-free upsert.
+
+    ``exchange_symbol`` is the venue's own name (base + quote when left out), kept byte for byte.
+    ``details``: settle, expiry, contract_size, price_tick, quantity_step, min_quantity, min_notional; those
+    given and different from what is stored are updated. An inactive symbol keeps its id and stays inactive;
+    see relist_symbol.
+    """
+    symbol = Symbol(
+        exchange_id=exchange_id,
+        symbol_base=base,
+        symbol_quote=quote,
+        exchange_symbol=base + quote if exchange_symbol is None else exchange_symbol,
+        **details,
+    )
+    symbol.validate()
+    db = get_db_manager()
+    values = [_bindable(getattr(symbol, name)) for name in _COLUMNS]
+    symbol_id: int = await db.fetchval(_ENSURE, *values)
+    if any(value is not None for value in values[4:]):
+        await db.execute(_UPDATE_DETAILS, symbol_id, *values[4:])
+    await refresh_symbol(symbol_id)
+    return symbol_id
+
+
+def _bindable(value: Any) -> Any:
+    # asyncpg makes Decimal(float) of a float, which is not its shortest text.
+    return repr(value) if isinstance(value, float) else value
+
+
+async def resolve_symbol(
+    exchange: str, base: str, quote: str, exchange_symbol: str | None = None, **details: Any
+) -> CachedSymbol:
+    """Return the symbol from the cache, the database, or newly registered (its exchange too)."""
+    own = base + quote if exchange_symbol is None else exchange_symbol
+    found = await get_cached_symbol_by_exchange_symbol(exchange, own)
+    if found is None:
+        exchange_id = await ensure_exchange(exchange)
+        await ensure_symbol(exchange_id, base, quote, own, **details)
+        found = await get_cached_symbol_by_exchange_symbol(exchange, own)
+        if found is None:
+            raise RuntimeError(f"{exchange} {own} was registered and is not there")
+    return found
+
+
+async def relist_symbol(symbol_id: int) -> int:
+    """Deactivate the symbol and register the same name anew; return the new id (a new generation)."""
+    db = get_db_manager()
+    columns = ", ".join(_COLUMNS)
+    async with db.transaction():
+        await db.execute(
+            "UPDATE symbols SET is_active = false, delisted_at = coalesce(delisted_at, now()) WHERE id = $1",
+            symbol_id,
+        )
+        new_id: int = await db.fetchval(
+            f"INSERT INTO symbols ({columns}, listed_at) SELECT {columns}, now() FROM symbols WHERE id = $1 "
+            "RETURNING id",
+            symbol_id,
+        )
+    await refresh_symbol(symbol_id)
+    await refresh_symbol(new_id)
+    return new_id
+
+
+async def list_symbols(exchange_id: int | None = None, *, active_only: bool = False) -> list[Symbol]:
+    """Return the symbols, of one exchange or of all, by exchange and venue's name; numbers as Decimal."""
+    fields = ", ".join(Symbol.__struct_fields__)
+    records = await get_db_manager().fetch(
+        f"SELECT {fields} FROM symbols WHERE ($1::int IS NULL OR exchange_id = $1) AND (is_active OR NOT $2) "
+        "ORDER BY exchange_id, exchange_symbol, id",
+        exchange_id,
+        active_only,
+    )
+    return [Symbol(**record) for record in records]
+
+
+async def activate_symbol(symbol_id: int) -> bool:
+    """Mark the symbol active; return whether there is one of that id."""
+    return await _set_active(symbol_id, True)
+
+
+async def deactivate_symbol(symbol_id: int) -> bool:
+    """Mark the symbol inactive, its rows stay; return whether there is one of that id."""
+    return await _set_active(symbol_id, False)
+
+
+async def _set_active(symbol_id: int, active: bool) -> bool:
+    tag = await get_db_manager().execute("UPDATE symbols SET is_active = $2 WHERE id = $1", symbol_id, active)
+    await refresh_symbol(symbol_id)
+    return tag == "UPDATE 1"

@@ -1,0 +1,134 @@
+"""Bring a batch into its table: straight COPY first, duplicates and refusals sorted out only when they occur."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from pgtick._fast.encode import EncodedBatch, RowEncoder
+from pgtick.connection import DatabaseManager, get_db_manager
+from pgtick.engines import get_engine
+from pgtick.errors import RowError
+from pgtick.tables import Table, quote_identifier
+
+__all__ = ["StoreResult", "encoder_of", "store_batch", "store_rows"]
+
+_encoders: dict[Table, RowEncoder] = {}
+
+# What only the server can know of a row's data: SQLSTATE classes 22 (data) and 23 (integrity).
+_DATA_ERRORS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+
+
+class StoreResult(msgspec.Struct):
+    """What became of a batch; ``n_stored`` is the server's count. The counts and errors add up."""
+
+    n_stored: int = 0
+    n_duplicates: int = 0
+    errors: list[RowError] = msgspec.field(default_factory=list)
+
+
+def encoder_of(table: Table) -> RowEncoder:
+    """Return the table's encoder, made once."""
+    encoder = _encoders.get(table)
+    if encoder is None:
+        encoder = _encoders[table] = RowEncoder(table)
+    return encoder
+
+
+async def store_rows(
+    table: Table,
+    rows: Iterable[object],
+    *,
+    time_unit: str | None = None,
+    db: DatabaseManager | None = None,
+) -> StoreResult:
+    """Encode and store rows: Structs, tuples in wire order, or dicts.
+
+    ``time_unit`` names the unit of integer times: s, ms, us or ns. A row that is refused, here or by the
+    server, is in ``errors`` with its index, and harms no other. A row whose key is stored already counts as
+    a duplicate. Connection errors pass through; nothing of the batch is then half stored in a transaction.
+    """
+    rows = list(rows)
+    batch = encoder_of(table).encode(rows, time_unit=time_unit)
+    return await store_batch(table, batch, rows, db=db)
+
+
+async def store_batch(
+    table: Table, batch: EncodedBatch, rows: list[Any], *, db: DatabaseManager | None = None
+) -> StoreResult:
+    """Store an encoded batch; ``rows`` are what it was encoded from, for naming a refused one."""
+    db = db or get_db_manager()
+    result = StoreResult(errors=list(batch.errors))
+    if batch.n_rows:
+        engine = await get_engine(db)
+        await engine.ensure_days(db, table.name, batch.days)
+        await _store(db, table, batch, rows, 0, batch.n_rows, result)
+        result.errors.sort(key=lambda error: error.index)
+    return result
+
+
+async def _store(
+    db: DatabaseManager,
+    table: Table,
+    batch: EncodedBatch,
+    rows: list[Any],
+    start: int,
+    stop: int,
+    result: StoreResult,
+) -> None:
+    try:
+        try:
+            # A savepoint where the caller is in a transaction, so that a refusal does not spoil it.
+            async with db.transaction() if db.in_transaction else nullcontext():
+                stored = await db.copy_binary_to_table(
+                    table.name, table.column_names, batch.chunks(start, stop)
+                )
+        except asyncpg.UniqueViolationError:
+            stored = await _store_new(db, table, batch, start, stop)
+    except _DATA_ERRORS as error:
+        if stop - start == 1:
+            result.errors.append(_row_error(table, rows, batch.indices[start], error))
+            return
+        # Halving isolates the culprit in log2(n) further COPYs and stores everything else.
+        middle = (start + stop) // 2
+        await _store(db, table, batch, rows, start, middle, result)
+        await _store(db, table, batch, rows, middle, stop, result)
+        return
+    result.n_stored += stored
+    result.n_duplicates += stop - start - stored
+
+
+async def _store_new(db: DatabaseManager, table: Table, batch: EncodedBatch, start: int, stop: int) -> int:
+    """Store the rows whose key is new, through a temporary table; return how many."""
+    name = quote_identifier(table.name)
+    columns = ", ".join(quote_identifier(column) for column in table.column_names)
+    async with db.transaction():
+        await db.execute(
+            f"CREATE TEMPORARY TABLE pgtick_incoming ON COMMIT DROP AS SELECT {columns} FROM {name} WITH NO DATA"
+        )
+        await db.copy_binary_to_table("pgtick_incoming", table.column_names, batch.chunks(start, stop))
+        tag = await db.execute(
+            f"INSERT INTO {name} ({columns}) SELECT {columns} FROM pgtick_incoming ON CONFLICT DO NOTHING"
+        )
+        # Not left to the commit: inside a caller's transaction the name must be free again.
+        await db.execute("DROP TABLE pgtick_incoming")
+    return int(tag.rsplit(" ", 1)[1])
+
+
+def _row_error(table: Table, rows: list[Any], index: int, error: asyncpg.PostgresError) -> RowError:
+    row = rows[index]
+    column = error.column_name or error.constraint_name or "?"
+    if isinstance(row, dict):
+        value = row.get(column, row)
+    elif isinstance(row, tuple):
+        names = table.column_names
+        value = row[names.index(column)] if column in names else row
+    else:
+        value = getattr(row, column, row)
+    refusal = RowError(table.name, index, column, value, f"was refused by the server: {error}")
+    refusal.__cause__ = error
+    return refusal
