@@ -1,0 +1,1 @@
+"""pgtick's migrations, in the order of their numbers."""
