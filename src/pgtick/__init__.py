@@ -1,1 +1,76 @@
 """pgtick: the storage layer between crypto exchange feeds and PostgreSQL."""
+
+from pgtick.cache_operations import (
+    cached_get_symbol,
+    cached_get_symbol_by_exchange_symbol,
+    cached_get_symbol_by_id,
+    get_cache_stats,
+    get_cached_symbol,
+    get_cached_symbol_by_exchange_symbol,
+    get_cached_symbol_by_id,
+    refresh_cache,
+    symbol_cache,
+)
+from pgtick.config import DatabaseConfig, HftConfig
+from pgtick.connection import DatabaseManager, get_db_manager, initialize_database
+from pgtick.errors import BatchError, ConfigError, MigrationError, PgtickError, RowError, ValidationError
+from pgtick.migrator import (
+    get_available_migrations,
+    rollback_migration,
+    run_migration,
+    run_pending_migrations,
+)
+from pgtick.models import (
+    ArbitrageOpportunity,
+    BalanceSnapshot,
+    BookTickerSnapshot,
+    CachedSymbol,
+    Exchange,
+    FundingRateSnapshot,
+    OrderFlowMetrics,
+    Symbol,
+    TradeSnapshot,
+)
+from pgtick.tables import Column, Table
+from pgtick.writer import StoreResult, Writer, store_rows
+
+__all__ = [
+    "ArbitrageOpportunity",
+    "BalanceSnapshot",
+    "BatchError",
+    "BookTickerSnapshot",
+    "CachedSymbol",
+    "Column",
+    "ConfigError",
+    "DatabaseConfig",
+    "DatabaseManager",
+    "Exchange",
+    "FundingRateSnapshot",
+    "HftConfig",
+    "MigrationError",
+    "OrderFlowMetrics",
+    "PgtickError",
+    "RowError",
+    "StoreResult",
+    "Symbol",
+    "Table",
+    "TradeSnapshot",
+    "ValidationError",
+    "Writer",
+    "cached_get_symbol",
+    "cached_get_symbol_by_exchange_symbol",
+    "cached_get_symbol_by_id",
+    "get_available_migrations",
+    "get_cache_stats",
+    "get_cached_symbol",
+    "get_cached_symbol_by_exchange_symbol",
+    "get_cached_symbol_by_id",
+    "get_db_manager",
+    "initialize_database",
+    "refresh_cache",
+    "rollback_migration",
+    "run_migration",
+    "run_pending_migrations",
+    "store_rows",
+    "symbol_cache",
+]

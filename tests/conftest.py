@@ -1,0 +1,107 @@
+"""Real servers: the embedded PostgreSQL 18 and, where one answers, another; a migrated clone for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from pgtick.config import DatabaseConfig
+from pgtick.connection import DatabaseManager, initialize_database, open_manager
+from pgtick.embedded import start_embedded
+from pgtick.migrator import run_pending_migrations
+
+PREFIX = f"pgtick_test_{os.getpid()}_"
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def embedded_config() -> Iterator[DatabaseConfig]:
+    with tempfile.TemporaryDirectory(prefix="pgtick", ignore_cleanup_errors=True) as folder:
+        with start_embedded(Path(folder) / "data") as server:
+            asyncio.run(_execute(server.config(), "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()"))
+            yield server.config()
+
+
+@pytest.fixture(scope="session", params=["embedded", "other"])
+def server(request: pytest.FixtureRequest) -> DatabaseConfig:
+    if request.param == "embedded":
+        config: DatabaseConfig = request.getfixturevalue("embedded_config")
+        return config
+    candidates = [
+        DatabaseConfig(host="/var/run/postgresql", database="postgres", user=user) for user in ("root", "postgres")
+    ]
+    if os.environ.get("PGTICK_TEST_DSN"):
+        candidates = [DatabaseConfig.from_dsn(os.environ["PGTICK_TEST_DSN"])]
+    for candidate in candidates:
+        try:
+            asyncio.run(_execute(candidate, "SELECT 1"))
+        except (OSError, asyncpg.PostgresError):
+            continue
+        return candidate
+    pytest.skip("no server at PGTICK_TEST_DSN or on the local socket")
+
+
+async def _execute(config: DatabaseConfig, *statements: str) -> None:
+    connection = await asyncpg.connect(**config.connect_kwargs())
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def _named(server: DatabaseConfig, name: str) -> DatabaseConfig:
+    assert name.startswith("pgtick_test_")
+    import msgspec
+
+    return msgspec.structs.replace(server, database=name)
+
+
+@pytest.fixture(scope="session")
+def template(server: DatabaseConfig) -> Iterator[str]:
+    name = f"{PREFIX}template{next(_numbers)}"
+
+    async def make() -> None:
+        await _execute(server, f"CREATE DATABASE {name}")
+        db = await open_manager(_named(server, name))
+        try:
+            await run_pending_migrations(db)
+        finally:
+            await db.close()
+
+    asyncio.run(make())
+    yield name
+    asyncio.run(_execute(server, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+async def dsn(server: DatabaseConfig) -> AsyncIterator[str]:
+    """A fresh empty database."""
+    name = f"{PREFIX}{next(_numbers)}"
+    await _execute(server, f"CREATE DATABASE {name}")
+    yield _named(server, name).to_dsn(with_password=True)
+    await _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def config(server: DatabaseConfig, template: str) -> AsyncIterator[DatabaseConfig]:
+    """A clone of the migrated template."""
+    name = f"{PREFIX}{next(_numbers)}"
+    await _execute(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield _named(server, name)
+    await _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def db(config: DatabaseConfig) -> AsyncIterator[DatabaseManager]:
+    """The published manager of a clone."""
+    manager = await initialize_database(config)
+    yield manager
+    await manager.close()
