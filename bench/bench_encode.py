@@ -54,7 +54,7 @@ CASES: dict[str, list[Any]] = {
 
 @pytest.mark.benchmark(group="encode")
 @pytest.mark.parametrize("case", CASES)
-def bench_encode(benchmark: Any, case: str) -> None:
+def test_encode(benchmark: Any, case: str) -> None:
     encoder = RowEncoder(BOOK_TICKERS)
     rows = CASES[case]
     batch = benchmark(encoder.encode, rows)

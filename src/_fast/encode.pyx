@@ -9,6 +9,7 @@ The parts are included, not imported: they share one buffer and are compiled as 
 costs no call across modules.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
@@ -25,7 +26,7 @@ from datetime import datetime as _datetime, timedelta as _timedelta, timezone as
 from decimal import Decimal as _Decimal
 
 from pgtick.errors import RowError
-from pgtick.models import EARLIEST
+from pgtick.models import EARLIEST as _FIRST_INSTANT
 
 cdef extern from *:
     """
@@ -80,6 +81,7 @@ include "encode_numeric.pxi"
 include "encode_values.pxi"
 
 
+@cython.final
 cdef class _Layout:
     """Where a class of rows keeps its fields: slot offsets, -1 for what only getattr knows."""
 
@@ -102,6 +104,7 @@ cdef class _Layout:
         PyMem_Free(self.offsets)
 
 
+@cython.final
 cdef class RowEncoder:
     """Encodes rows of one table: Structs or other objects by attribute, tuples in wire order, dicts by name.
 

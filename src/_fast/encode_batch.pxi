@@ -17,6 +17,7 @@ cdef inline void _put64(char *p, uint64_t value) noexcept nogil:
     _put32(p + 4, <uint32_t>value)
 
 
+@cython.final
 cdef class EncodedBatch:
     """The encoded rows of one batch, and what was refused of it."""
 

@@ -23,7 +23,6 @@ cdef inline int _put_numeric(
     cdef int[6] groups
     cdef int n = 0, skip = 0, i, r, broken
     cdef int64_t low, weight
-    cdef uint64_t unit
     cdef char *p
     broken = _sign_broken(plan.sign_rule, negative, digits == 0)
     if broken:
@@ -38,9 +37,19 @@ cdef inline int _put_numeric(
         return OK
     r = <int>(exponent & 3)
     low = exponent >> 2  # the power of 10000 of the lowest group
-    unit = _TENS[4 - r]
-    groups[0] = <int>(digits % unit * _TENS[r])
-    digits //= unit
+    # Each divisor written out: a division by a constant is a multiplication.
+    if r == 0:
+        groups[0] = <int>(digits % 10000)
+        digits //= 10000
+    elif r == 1:
+        groups[0] = <int>(digits % 1000) * 10
+        digits //= 1000
+    elif r == 2:
+        groups[0] = <int>(digits % 100) * 100
+        digits //= 100
+    else:
+        groups[0] = <int>(digits % 10) * 1000
+        digits //= 10
     n = 1
     while digits:
         groups[n] = <int>(digits % 10000)

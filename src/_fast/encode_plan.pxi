@@ -87,7 +87,7 @@ cdef object _UTC = _timezone.utc
 cdef object _EPOCH = _datetime(2000, 1, 1, tzinfo=_timezone.utc)
 cdef object _MICROSECOND = _timedelta(microseconds=1)
 cdef int64_t _EPOCH_UNIX = 946684800000000
-cdef int64_t _EARLIEST = (EARLIEST - _EPOCH) // _MICROSECOND
+cdef int64_t _EARLIEST = (_FIRST_INSTANT - _EPOCH) // _MICROSECOND
 cdef int64_t _DAY = 86400000000
 cdef int64_t _EPOCH_DAY = 10957
 cdef bytes _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
@@ -96,9 +96,6 @@ cdef bytes _TRAILER = b"\xff\xff"
 cdef int _MAX_BITS = 435412
 
 cdef double[23] _POWERS
-cdef uint64_t[5] _TENS
 cdef int _i
 for _i in range(23):
     _POWERS[_i] = float(f"1e{_i}")
-for _i in range(5):
-    _TENS[_i] = int("1" + "0" * _i)

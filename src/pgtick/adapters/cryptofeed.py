@@ -38,9 +38,12 @@ _MARKETS = {"spot": "SPOT", "perpetual": "FUTURES", "futures": "FUTURES", "optio
 _SEQUENCE_FIELDS = ("u", "seqId", "sequence", "seq")
 
 
-def to_instant(seconds: float) -> datetime:
-    """Return cryptofeed's float seconds since 1970 as an aware datetime, to the nearest µs."""
-    return _EPOCH + timedelta(microseconds=round(seconds * 1_000_000))
+def to_instant(seconds: float | str) -> datetime:
+    """Return seconds since 1970 as an aware datetime, to the nearest µs.
+
+    cryptofeed gives floats; its playback hands on the recording's text.
+    """
+    return _EPOCH + timedelta(microseconds=round(float(seconds) * 1_000_000))
 
 
 def exchange_enum(feed_id: str, instrument_type: str) -> str:
@@ -58,13 +61,16 @@ class CryptofeedStore:
 
     ``n_events`` counts by channel what was handed over; ``n_unchanged`` the book updates that left best bid
     and ask as they were (a book ticker is a change of the top), ``n_one_sided`` those with no bid or no ask
-    (a price is never made up). All others became rows: see ``writer.totals``.
+    (a price is never made up). All others became rows: see ``writer.totals``. ``recorded``: a recording is
+    played, where a book fetched by REST bears the playing machine's time (a float; recorded times are text);
+    those without a time of the venue's are left out and counted in ``n_untimed``.
     """
 
     def __init__(
         self,
         db: DatabaseManager | None = None,
         *,
+        recorded: bool = False,
         on_row: Callable[[str, object], None] | None = None,
         **writer_options: Any,
     ) -> None:
@@ -72,6 +78,8 @@ class CryptofeedStore:
         self.n_events: Counter[str] = Counter()
         self.n_unchanged = 0
         self.n_one_sided = 0
+        self.n_untimed = 0
+        self._recorded = recorded
         self._on_row = on_row
         self._symbols: dict[tuple[str, str], CachedSymbol] = {}
         self._registering = asyncio.Lock()
@@ -80,7 +88,7 @@ class CryptofeedStore:
 
     def callbacks(self, *channels: str) -> dict[str, Callback]:
         """Return {channel: callback} for cryptofeed's ``callbacks=``; without channels, for all that are known."""
-        known = {
+        known: dict[str, Callback] = {
             "ticker": self.ticker,
             "trades": self.trade,
             "funding": self.funding,
@@ -126,6 +134,9 @@ class CryptofeedStore:
     async def l2_book(self, event: Any, receipt_timestamp: float) -> None:
         """Store the top of an L2 book with its sizes, when it has changed."""
         self.n_events["l2_book"] += 1
+        if self._recorded and not event.timestamp and not isinstance(receipt_timestamp, str):
+            self.n_untimed += 1
+            return
         bids, asks = event.book.bids, event.book.asks
         if not len(bids) or not len(asks):
             self.n_one_sided += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
 
 from pgtick.adapters.cryptofeed import CryptofeedStore
@@ -22,7 +23,7 @@ async def replay_recordings(
         from cryptofeed.raw_data_collection import _playback
     except ImportError as error:
         raise ConfigError("replay", "needs cryptofeed: pip install 'pgtick[cryptofeed]'") from error
-    store = store or CryptofeedStore()
+    store = store or CryptofeedStore(recorded=True)
     for feed, files in feeds.items():
         callbacks = store.callbacks()
         subscribed = await asyncio.to_thread(_channels, files)
@@ -35,8 +36,6 @@ async def replay_recordings(
 
 
 def _channels(files: Sequence[str]) -> list[str]:
-    import json
-
     for name in files:
         with open(name, encoding="utf-8") as file:
             for line in file:

@@ -123,11 +123,11 @@ async def _batch_latency_ms(market: SimulatedMarket) -> float:
     return sorted(times)[len(times) // 2] * 1000
 
 
-async def _print_place(server: Any) -> None:
+async def _print_place(server: Any, database: str = "pgtick_demo") -> None:
     if server is None:
         await report.print_system(console, None, None)
     else:
-        await report.print_system(console, str(server.data_dir), server.psql_command("pgtick_demo"))
+        await report.print_system(console, str(server.data_dir), server.psql_command(database))
 
 
 @pgtick.command()
@@ -154,12 +154,13 @@ async def _replay(feeds: dict[str, list[str]], dsn: str | None) -> None:
             store = await replay_recordings(feeds, on_feed=lambda feed: progress.update(task, advance=1, description=feed))
         await report.print_rows(console, store.writer.totals, time.perf_counter() - started)
         console.print(
-            f"book updates that left the top as it was: {store.n_unchanged:,}; one-sided books: {store.n_one_sided:,}"
+            f"book updates that left the top as it was: {store.n_unchanged:,}; one-sided books: {store.n_one_sided:,}; "
+            f"books of REST without a time: {store.n_untimed:,}"
         )
         oldest = await db.fetchval(f"SELECT min(timestamp) FROM {BOOK_TICKERS.name}")
         await report.print_prices(console, oldest or datetime.now(timezone.utc))
         console.print("rows older than a table's retention go with the next `pgtick maintain`")
-        await _print_place(server)
+        await _print_place(server, "pgtick_replay")
 
 
 @pgtick.command()
