@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
@@ -43,12 +43,17 @@ def test_insert_batch_of_100(benchmark: Any, runner: Any) -> None:
     numbers = count(1)
 
     def batch() -> tuple[tuple[list[BookTickerSnapshot]], dict[str, Any]]:
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         rows = [
             BookTickerSnapshot(
-                timestamp=now, symbol_id=symbol.id, bid_price=50000.1, ask_price=50000.2, bid_qty=1.5,
-                ask_qty=2.25, sequence_number=next(numbers),
-            )  # fmt: skip
+                timestamp=now,
+                symbol_id=symbol.id,
+                bid_price=50000.1,
+                ask_price=50000.2,
+                bid_qty=1.5,
+                ask_qty=2.25,
+                sequence_number=next(numbers),
+            )
             for _ in range(100)
         ]
         return (rows,), {}
@@ -62,7 +67,7 @@ def test_insert_batch_of_100(benchmark: Any, runner: Any) -> None:
 @pytest.mark.benchmark(group="database")
 def test_latest_row(benchmark: Any, runner: Any) -> None:
     symbol = runner.run(resolve_symbol("BENCH_SPOT", "BTC", "USDT"))
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     row = BookTickerSnapshot(timestamp=now, symbol_id=symbol.id, bid_price=1, ask_price=2, sequence_number=0)
     runner.run(insert_book_ticker_batch([row]))
     found = benchmark.pedantic(

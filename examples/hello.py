@@ -1,5 +1,5 @@
 import asyncio
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from pgtick import BookTickerSnapshot, cached_get_symbol, initialize_database
 from pgtick.embedded import start_embedded
@@ -13,7 +13,7 @@ async def main() -> None:
         db = await initialize_database(server.config("hello"))  # applies pending migrations
         await resolve_symbol("GATEIO_SPOT", "BTC", "USDT", "BTC_USDT")  # registers it when it is new
         symbol = cached_get_symbol("GATEIO_SPOT", "BTC", "USDT")  # memory only
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         row = BookTickerSnapshot(timestamp=now, symbol_id=symbol.id, bid_price="97000.10", ask_price="97000.20")
         print(await insert_book_ticker_batch([row]), "stored")
         print(await get_latest_book_ticker_by_symbol(symbol.id))

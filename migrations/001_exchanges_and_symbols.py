@@ -107,4 +107,9 @@ async def migrate_down() -> dict[str, Any]:
 
 async def get_migration_info() -> dict[str, Any]:
     """Describe the migration."""
-    return {"id": "001", "name": "exchanges_and_symbols", "tables_created": ["exchanges", "symbols"], "dependencies": []}
+    return {
+        "id": "001",
+        "name": "exchanges_and_symbols",
+        "tables_created": ["exchanges", "symbols"],
+        "dependencies": [],
+    }

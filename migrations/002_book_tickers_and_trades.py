@@ -62,7 +62,9 @@ async def migrate_up() -> dict[str, Any]:
 async def migrate_down() -> dict[str, Any]:
     """Drop the tables with their rows."""
     db = get_db_manager()
-    await db.execute("DROP TABLE book_ticker_snapshots; DELETE FROM pgtick_time_series WHERE table_name = 'book_ticker_snapshots'")
+    await db.execute(
+        "DROP TABLE book_ticker_snapshots; DELETE FROM pgtick_time_series WHERE table_name = 'book_ticker_snapshots'"
+    )
     await db.execute("DROP TABLE trade_snapshots; DELETE FROM pgtick_time_series WHERE table_name = 'trade_snapshots'")
     return {"success": True, "tables_dropped": ["book_ticker_snapshots", "trade_snapshots"]}
 

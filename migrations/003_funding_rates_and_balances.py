@@ -59,8 +59,12 @@ async def migrate_up() -> dict[str, Any]:
 async def migrate_down() -> dict[str, Any]:
     """Drop the tables with their rows."""
     db = get_db_manager()
-    await db.execute("DROP TABLE funding_rate_snapshots; DELETE FROM pgtick_time_series WHERE table_name = 'funding_rate_snapshots'")
-    await db.execute("DROP TABLE balance_snapshots; DELETE FROM pgtick_time_series WHERE table_name = 'balance_snapshots'")
+    await db.execute(
+        "DROP TABLE funding_rate_snapshots; DELETE FROM pgtick_time_series WHERE table_name = 'funding_rate_snapshots'"
+    )
+    await db.execute(
+        "DROP TABLE balance_snapshots; DELETE FROM pgtick_time_series WHERE table_name = 'balance_snapshots'"
+    )
     return {"success": True, "tables_dropped": ["funding_rate_snapshots", "balance_snapshots"]}
 
 

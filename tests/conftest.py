@@ -23,10 +23,12 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="session")
 def embedded_config() -> Iterator[DatabaseConfig]:
-    with tempfile.TemporaryDirectory(prefix="pgtick", ignore_cleanup_errors=True) as folder:
-        with start_embedded(Path(folder) / "data") as server:
-            asyncio.run(_execute(server.config(), "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()"))
-            yield server.config()
+    with (
+        tempfile.TemporaryDirectory(prefix="pgtick", ignore_cleanup_errors=True) as folder,
+        start_embedded(Path(folder) / "data") as server,
+    ):
+        asyncio.run(_execute(server.config(), "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()"))
+        yield server.config()
 
 
 @pytest.fixture(scope="session", params=["embedded", "other"])

@@ -254,9 +254,7 @@ def test_many_floats_one_batch() -> None:
     rng = random.Random(7)
     values = [round(rng.uniform(0, 10 ** rng.randint(-8, 9)), rng.randint(0, 12)) for _ in range(20_000)]
     values += [rng.uniform(0, 1) * 10.0 ** rng.randint(-20, 20) for _ in range(20_000)]
-    values += [
-        struct.unpack(">d", struct.pack(">Q", rng.getrandbits(63) % (0x7FF << 52)))[0] for _ in range(20_000)
-    ]
+    values += [struct.unpack(">d", struct.pack(">Q", rng.getrandbits(63) % (0x7FF << 52)))[0] for _ in range(20_000)]
     rng.shuffle(values)
     batch = RowEncoder(WIDE).encode({"timestamp": WHEN, "num": value} for value in values)
     place = COLUMNS.index("num")
@@ -629,9 +627,7 @@ def test_content_number(data: bytes) -> None:
 def without(row: list[bytes | None], place: int) -> bytes:
     """The bytes of a row's other fields."""
     others = row[:place] + row[place + 1 :]
-    return b"".join(
-        b"\xff" * 4 if field is None else struct.pack(">i", len(field)) + field for field in others
-    )
+    return b"".join(b"\xff" * 4 if field is None else struct.pack(">i", len(field)) + field for field in others)
 
 
 def test_int8_content_key() -> None:

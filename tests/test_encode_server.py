@@ -88,17 +88,12 @@ def random_pair(rng: random.Random) -> tuple[str, object]:
 async def test_numbers_are_what_the_server_makes_of_their_text(db: DatabaseManager) -> None:
     rng = random.Random(20_250_301)
     pairs = [random_pair(rng) for _ in range(50_000)]
-    pairs += [
-        (repr(value), value)
-        for value in (44.123456, 5000000000.000001, 1e-12, 5e-324, 1.7976931348623157e308)
-    ]
+    pairs += [(repr(value), value) for value in (44.123456, 5000000000.000001, 1e-12, 5e-324, 1.7976931348623157e308)]
     batch = RowEncoder(SENT).encode((WHEN, text, value) for text, value in pairs)
     assert batch.errors == []
     async with db.acquire() as connection:
         await connection.execute("CREATE TEMP TABLE sent (timestamp timestamptz, text text, number numeric)")
-        await connection.copy_to_table(
-            "sent", source=stream(batch), columns=SENT.column_names, format="binary"
-        )
+        await connection.copy_to_table("sent", source=stream(batch), columns=SENT.column_names, format="binary")
         assert await connection.fetchval("SELECT count(*) FROM sent") == len(pairs)
         wrong = await connection.fetch(
             "SELECT text, number FROM sent WHERE numeric_send(number) <> numeric_send(text::numeric) LIMIT 5"

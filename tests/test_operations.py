@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import asyncpg
@@ -26,7 +26,7 @@ from pgtick.operations import (
 )
 
 assert operations is not None
-NOW = datetime.now(timezone.utc).replace(microsecond=123456)
+NOW = datetime.now(UTC).replace(microsecond=123456)
 
 
 async def make_symbol(exchange: str = "GATEIO_SPOT", base: str = "BTC", quote: str = "USDT") -> int:
@@ -71,7 +71,7 @@ async def test_batch_counts_come_from_the_server_and_duplicates_are_not_stored(d
     symbol_id = await make_symbol()
     rows = [ticker(symbol_id, sequence_number=n) for n in range(100)]
     assert await book_ticker.insert_book_ticker_batch(rows) == 100
-    assert await book_ticker.insert_book_ticker_batch(rows + [ticker(symbol_id, sequence_number=100)]) == 1
+    assert await book_ticker.insert_book_ticker_batch([*rows, ticker(symbol_id, sequence_number=100)]) == 1
     assert await db.fetchval("SELECT count(*) FROM book_ticker_snapshots") == 101
 
 
@@ -86,7 +86,7 @@ async def test_bad_rows_are_named_and_the_rest_is_stored(db: DatabaseManager) ->
     symbol_id = await make_symbol()
     rows = [ticker(symbol_id, sequence_number=n) for n in range(10)]
     rows[3].bid_price = float("nan")
-    rows[5].timestamp = datetime(2026, 1, 1)  # noqa: DTZ001
+    rows[5].timestamp = datetime(2026, 1, 1)
     rows[7].symbol_id = 999_999
     with pytest.raises(BatchError) as caught:
         await book_ticker.insert_book_ticker_batch(rows)
@@ -131,12 +131,12 @@ async def test_history_is_half_open_and_ordered(db: DatabaseManager) -> None:
     found = await book_ticker.get_book_ticker_history(symbol_id, NOW - timedelta(days=3), NOW)
     assert [row.sequence_number for row in found] == [3, 2, 1]
     with pytest.raises(ValidationError):
-        await book_ticker.get_book_ticker_history(symbol_id, datetime(2026, 1, 1), NOW)  # noqa: DTZ001
+        await book_ticker.get_book_ticker_history(symbol_id, datetime(2026, 1, 1), NOW)
 
 
 async def test_latest_widens_to_years_ago(db: DatabaseManager) -> None:
     symbol_id = await make_symbol()
-    old = datetime(2021, 4, 22, 12, tzinfo=timezone.utc)
+    old = datetime(2021, 4, 22, 12, tzinfo=UTC)
     await book_ticker.insert_book_ticker_batch([ticker(symbol_id, timestamp=old)])
     latest = await book_ticker.get_latest_book_ticker_by_symbol(symbol_id)
     assert latest is not None
@@ -162,9 +162,7 @@ async def test_every_other_entity_round_trips(db: DatabaseManager) -> None:
     assert await trade.insert_trade_batch([a_trade, a_trade]) == 2  # no ids: two like trades are two
     assert await trade.insert_trade_batch([a_trade, a_trade]) == 0
     assert await trade.insert_trade(a_trade)
-    funding = models.FundingRateSnapshot(
-        timestamp=NOW, symbol_id=symbol_id, funding_rate=-0.0001, funding_time=NOW
-    )
+    funding = models.FundingRateSnapshot(timestamp=NOW, symbol_id=symbol_id, funding_rate=-0.0001, funding_time=NOW)
     assert await funding_rate.insert_funding_rate(funding)
     found = await funding_rate.get_latest_funding_rate_by_symbol(symbol_id)
     assert found is not None
@@ -264,7 +262,11 @@ async def test_cross_exchange_queries(db: DatabaseManager) -> None:
     since = NOW - timedelta(hours=1)
     assert [p["bid_price"] for p in await cross_exchange.get_latest_prices(since)] == [99.0, 101.0]
     best = (await cross_exchange.get_cross_exchange_spreads(since))[0]
-    assert (best["buy_exchange"], best["sell_exchange"], best["spread_bps"]) == ("GATEIO_SPOT", "MEXC_SPOT", 100.0)
+    assert (best["buy_exchange"], best["sell_exchange"], best["spread_bps"]) == (
+        "GATEIO_SPOT",
+        "MEXC_SPOT",
+        100.0,
+    )
     history = await cross_exchange.get_spread_history(cheap, dear, since, NOW + timedelta(seconds=1))
     assert [(h["timestamp"], h["other_timestamp"]) for h in history] == [(NOW, NOW - timedelta(seconds=1))]
     (pair,) = await cross_exchange.get_pair_summary(since)
@@ -275,7 +277,7 @@ async def test_cross_exchange_queries(db: DatabaseManager) -> None:
 
 async def test_transaction_spans_operations_and_rolls_back(db: DatabaseManager) -> None:
     symbol_id = await make_symbol()
-    with pytest.raises(RuntimeError, match="changed my mind"):
+    with pytest.raises(RuntimeError, match="changed my mind"):  # noqa: PT012  the error comes after the rows
         async with db.transaction():
             await book_ticker.insert_book_ticker_batch([ticker(symbol_id)])
             await book_ticker.insert_book_ticker_batch([ticker(symbol_id), ticker(symbol_id, sequence_number=2)])

@@ -36,9 +36,7 @@ def _files(feed: str) -> list[str]:
 
 @needs_recordings
 @pytest.mark.parametrize("feed", EVENTS)
-async def test_recording_is_stored_exactly_and_a_second_replay_adds_nothing(
-    db: DatabaseManager, feed: str
-) -> None:
+async def test_recording_is_stored_exactly_and_a_second_replay_adds_nothing(db: DatabaseManager, feed: str) -> None:
     handed: dict[str, list[Any]] = {"book_ticker_snapshots": [], "trade_snapshots": []}
     store = CryptofeedStore(recorded=True, on_row=lambda table, row: handed[table].append(row))
     await replay_recordings({feed: _files(feed)}, store=store)

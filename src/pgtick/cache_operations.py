@@ -85,9 +85,7 @@ async def get_cached_symbol(exchange: str, base: str, quote: str) -> CachedSymbo
     found = symbol_cache().find(exchange, base, quote)
     if found is not None:
         return found
-    await _fetch_one(
-        "WHERE e.enum_value = $1 AND s.symbol_base = $2 AND s.symbol_quote = $3", exchange, base, quote
-    )
+    await _fetch_one("WHERE e.enum_value = $1 AND s.symbol_base = $2 AND s.symbol_quote = $3", exchange, base, quote)
     return symbol_cache().find(exchange, base, quote)
 
 

@@ -186,7 +186,16 @@ _VARIABLES = {
     "pooler": ("POSTGRES_POOLER",),
     "engine": ("POSTGRES_ENGINE",),
 }
-_BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_BOOLEANS = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
 
 
 class HftConfig:

@@ -91,7 +91,7 @@ class DatabaseManager:
         deadline_s = self.config.acquire_timeout_s
         try:
             connection = await self._pool.acquire(timeout=deadline_s)
-        except (TimeoutError, asyncio.TimeoutError) as error:
+        except TimeoutError as error:
             raise AcquireTimeoutError(
                 f"no connection came free within {deadline_s} s (pool of {self.config.max_connections})"
             ) from error
@@ -160,9 +160,7 @@ class DatabaseManager:
             tag = await connection.copy_records_to_table(table, records=rows, columns=list(columns))
         return _count(tag)
 
-    async def copy_binary_to_table(
-        self, table: str, columns: Sequence[str], chunks: Iterable[bytes]
-    ) -> int:
+    async def copy_binary_to_table(self, table: str, columns: Sequence[str], chunks: Iterable[bytes]) -> int:
         """Send a finished COPY BINARY stream; return the server's count."""
         async with self._connection() as connection:
             tag = await connection.copy_to_table(
@@ -194,7 +192,7 @@ class DatabaseManager:
             await closer()
         try:
             await asyncio.wait_for(self._pool.close(), timeout=self.config.acquire_timeout_s)
-        except (TimeoutError, asyncio.TimeoutError):
+        except TimeoutError:
             logger.warning("connections still in use after %s s are cut", self.config.acquire_timeout_s)
             self._pool.terminate()
 

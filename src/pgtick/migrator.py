@@ -111,7 +111,7 @@ def _check_unchanged(migrations: list[_Migration], applied: dict[tuple[str, str]
         record = applied.get((migration.namespace, migration.id))
         if record is not None and record["checksum"] != migration.checksum:
             raise MigrationError(
-                f"{migration.label} was changed after it was applied: restore the file and put the change into a new one"
+                f"{migration.label} was changed after it was applied: restore it and put the change into a new file"
             )
 
 

@@ -7,7 +7,7 @@ whether the server makes it. ``tables.Table`` reads it from there, so a fact abo
 from __future__ import annotations
 
 import math
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
@@ -41,7 +41,7 @@ else:
     Instant = datetime | int
 
 #: Where a plausible instant begins: the year of the first block.
-EARLIEST = datetime(2009, 1, 1, tzinfo=timezone.utc)
+EARLIEST = datetime(2009, 1, 1, tzinfo=UTC)
 
 
 class Sql(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,7 +175,7 @@ def _check_time(value: Any, sql: Sql) -> str | None:
         return None  # its unit is named where it is encoded, so its bounds are checked there
     if value.utcoffset() is None:
         return "must be aware: a naive datetime would be read in the machine's zone"
-    if not EARLIEST <= value <= datetime.now(timezone.utc) + sql.max_ahead:
+    if not EARLIEST <= value <= datetime.now(UTC) + sql.max_ahead:
         return f"must lie between 2009-01-01 and now + {sql.max_ahead.days} d"
     return None
 

@@ -107,9 +107,7 @@ BOOK_TICKERS = Table(
 )
 TRADES = Table("trade_snapshots", models.TradeSnapshot, key=("symbol_id", "timestamp", "trade_id"))
 FUNDING_RATES = Table("funding_rate_snapshots", models.FundingRateSnapshot, key=("symbol_id", "timestamp"))
-BALANCES = Table(
-    "balance_snapshots", models.BalanceSnapshot, key=("exchange_id", "asset_name", "timestamp")
-)
+BALANCES = Table("balance_snapshots", models.BalanceSnapshot, key=("exchange_id", "asset_name", "timestamp"))
 ARBITRAGE_OPPORTUNITIES = Table(
     "arbitrage_opportunities",
     models.ArbitrageOpportunity,

@@ -15,7 +15,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -32,7 +32,7 @@ __all__ = ["CryptofeedStore", "exchange_enum", "to_instant"]
 
 Callback = Callable[[Any, float], Awaitable[None]]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MARKETS = {"spot": "SPOT", "perpetual": "FUTURES", "futures": "FUTURES", "option": "OPTIONS"}
 # Where the venues put a book ticker's own number.
 _SEQUENCE_FIELDS = ("u", "seqId", "sequence", "seq")
@@ -255,7 +255,7 @@ def _expiry(name: str) -> datetime | None:
         match = re.fullmatch(r"(\d\d)([FGHJKMNQUVXZ])(\d{1,2})", part)
         if match:
             year, month, day = match.groups()
-            return datetime(2000 + int(year), "FGHJKMNQUVXZ".index(month) + 1, int(day), tzinfo=timezone.utc)
+            return datetime(2000 + int(year), "FGHJKMNQUVXZ".index(month) + 1, int(day), tzinfo=UTC)
     return None
 
 

@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -151,14 +151,16 @@ async def _replay(feeds: dict[str, list[str]], dsn: str | None) -> None:
         started = time.perf_counter()
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("replaying", total=len(feeds))
-            store = await replay_recordings(feeds, on_feed=lambda feed: progress.update(task, advance=1, description=feed))
+            store = await replay_recordings(
+                feeds, on_feed=lambda feed: progress.update(task, advance=1, description=feed)
+            )
         await report.print_rows(console, store.writer.totals, time.perf_counter() - started)
         console.print(
             f"book updates that left the top as it was: {store.n_unchanged:,}; one-sided books: {store.n_one_sided:,}; "
             f"books of REST without a time: {store.n_untimed:,}"
         )
         oldest = await db.fetchval(f"SELECT min(timestamp) FROM {BOOK_TICKERS.name}")
-        await report.print_prices(console, oldest or datetime.now(timezone.utc))
+        await report.print_prices(console, oldest or datetime.now(UTC))
         console.print("rows older than a table's retention go with the next `pgtick maintain`")
         await _print_place(server, "pgtick_replay")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from pgtick.models import BookTickerSnapshot, FundingRateSnapshot, TradeSnapshot
 
@@ -45,7 +45,7 @@ class SimulatedMarket:
             digits = len(f"{tick:.10f}".rstrip("0").split(".")[1])
             bid, ask = round(mid + offset - half, digits), round(mid + offset + half, digits)
             self._sequence += 1
-            now = datetime.now(timezone.utc)
+            now = datetime.now(UTC)
             if rng.random() < 0.2:
                 side = rng.choice(("buy", "sell"))
                 yield TradeSnapshot(
@@ -70,7 +70,7 @@ class SimulatedMarket:
 
     def funding(self) -> list[FundingRateSnapshot]:
         """Return one funding rate of now for each perpetual."""
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         return [
             FundingRateSnapshot(
                 timestamp=now,

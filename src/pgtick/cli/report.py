@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rich.console import Console
@@ -33,7 +33,7 @@ async def print_prices(console: Console, since: datetime, *, limit: int = 8) -> 
     """Print the newest prices and the widest spread between exchanges."""
     grid = Grid("exchange", "symbol", "bid", "ask", "at (UTC)", title="newest prices")
     for row in (await get_latest_prices(since))[:limit]:
-        at = row["timestamp"].astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+        at = row["timestamp"].astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
         grid.add_row(row["exchange"], row["exchange_symbol"], _number(row["bid_price"]), _number(row["ask_price"]), at)
     console.print(grid)
     for spread in await get_cross_exchange_spreads(since, limit=1):
@@ -74,4 +74,4 @@ async def print_system(console: Console, data_dir: str | None, psql: str | None)
 
 def hours_ago(hours: float) -> datetime:
     """Return the aware instant so many hours before now."""
-    return datetime.now(timezone.utc) - timedelta(hours=hours)
+    return datetime.now(UTC) - timedelta(hours=hours)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
@@ -15,7 +15,7 @@ __all__ = ["PlainEngine"]
 
 logger = logging.getLogger(__name__)
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SUFFIX = "_p%Y%m%d"
 
 
@@ -49,7 +49,7 @@ class PlainEngine:
 
     async def make_ahead(self, db: DatabaseManager, days: int = 3) -> None:
         """Make the partitions of today and the next days for every time-series table."""
-        today = (datetime.now(timezone.utc) - _EPOCH).days
+        today = (datetime.now(UTC) - _EPOCH).days
         for record in await db.fetch("SELECT table_name FROM pgtick_time_series ORDER BY table_name"):
             await self.ensure_days(db, record["table_name"], range(today, today + days + 1))
 
@@ -57,7 +57,7 @@ class PlainEngine:
         """Drop the partitions that are wholly older than their table's retention; return them by table."""
         dropped: dict[str, list[str]] = {}
         for table, retention in await db.fetch("SELECT table_name, retention FROM pgtick_time_series"):
-            cutoff = datetime.now(timezone.utc) - retention
+            cutoff = datetime.now(UTC) - retention
             dropped[table] = await self.drop_older_than(db, table, cutoff, dry_run=dry_run)
         return dropped
 
@@ -66,12 +66,13 @@ class PlainEngine:
     ) -> list[str]:
         """Drop each partition that ends before the cutoff, in a short transaction of its own."""
         records = await db.fetch(
-            "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = $1::regclass ORDER BY 1", table
+            "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = $1::regclass ORDER BY 1",
+            table,
         )
         old = []
         for record in records:
             try:
-                day = datetime.strptime(record["name"], table + _SUFFIX).replace(tzinfo=timezone.utc)
+                day = datetime.strptime(record["name"], table + _SUFFIX).replace(tzinfo=UTC)
             except ValueError:
                 continue  # not made by pgtick
             if day + timedelta(days=1) <= cutoff:
@@ -100,9 +101,7 @@ async def _checked_columns(db: DatabaseManager, table: str) -> list[tuple[str, s
     return [(record["column"], record["target"]) for record in records]
 
 
-async def _make_partition(
-    db: DatabaseManager, table: str, start: datetime, checked: list[tuple[str, str]]
-) -> None:
+async def _make_partition(db: DatabaseManager, table: str, start: datetime, checked: list[tuple[str, str]]) -> None:
     name = table + start.strftime(_SUFFIX)
     try:
         async with db.transaction():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from pgtick.connection import DatabaseManager
 from pgtick.tables import quote_identifier
@@ -22,7 +22,9 @@ class TimescaleEngine:
         """Create a hypertable from the text of its columns and constraints."""
         await db.execute(f"CREATE TABLE {quote_identifier(table)} ({columns})")
         await db.execute(
-            "SELECT create_hypertable($1::regclass, 'timestamp', chunk_time_interval => $2::interval)", table, chunk
+            "SELECT create_hypertable($1::regclass, 'timestamp', chunk_time_interval => $2::interval)",
+            table,
+            chunk,
         )
         if await _has_policies(db):
             await _add_policy(db, table, retention)
@@ -39,7 +41,7 @@ class TimescaleEngine:
         dropped: dict[str, list[str]] = {}
         policies = await _has_policies(db)
         for table, retention in await db.fetch("SELECT table_name, retention FROM pgtick_time_series"):
-            cutoff = datetime.now(timezone.utc) - retention
+            cutoff = datetime.now(UTC) - retention
             if dry_run or not policies:
                 dropped[table] = await self.drop_older_than(db, table, cutoff, dry_run=dry_run)
             else:

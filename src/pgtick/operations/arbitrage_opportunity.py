@@ -26,12 +26,16 @@ async def insert_arbitrage_opportunity(row: ArbitrageOpportunity) -> int:
     return row_id
 
 
-async def insert_arbitrage_opportunity_batch(rows: Iterable[ArbitrageOpportunity], *, time_unit: str | None = None) -> int:
+async def insert_arbitrage_opportunity_batch(
+    rows: Iterable[ArbitrageOpportunity], *, time_unit: str | None = None
+) -> int:
     """Store rows by COPY; return the server's count. See generic.insert_batch."""
     return await generic.insert_batch(ARBITRAGE_OPPORTUNITIES, rows, time_unit=time_unit)
 
 
-async def get_latest_arbitrage_opportunity_by_symbol(symbol_id: int, *, decimals: bool = False) -> ArbitrageOpportunity | None:
+async def get_latest_arbitrage_opportunity_by_symbol(
+    symbol_id: int, *, decimals: bool = False
+) -> ArbitrageOpportunity | None:
     """Return the newest row, or None."""
     found: ArbitrageOpportunity | None = await generic.get_latest(ARBITRAGE_OPPORTUNITIES, symbol_id, decimals=decimals)
     return found
@@ -53,4 +57,4 @@ async def get_arbitrage_opportunity_with_symbol_info(symbol_id: int) -> dict[str
 
 async def get_arbitrage_opportunity_stats(since: datetime | None = None) -> dict[str, Any]:
     """Return counts, bounds and averages; see generic.get_stats."""
-    return await generic.get_stats(ARBITRAGE_OPPORTUNITIES, averages=('spread_bps',), since=since)
+    return await generic.get_stats(ARBITRAGE_OPPORTUNITIES, averages=("spread_bps",), since=since)

@@ -32,14 +32,22 @@ async def insert_balance_batch(rows: Iterable[BalanceSnapshot], *, time_unit: st
     return await generic.insert_batch(BALANCES, rows, time_unit=time_unit)
 
 
-async def get_latest_balance_by_exchange(exchange_id: int, asset_name: str, *, decimals: bool = False) -> BalanceSnapshot | None:
+async def get_latest_balance_by_exchange(
+    exchange_id: int, asset_name: str, *, decimals: bool = False
+) -> BalanceSnapshot | None:
     """Return the newest row, or None."""
     found: BalanceSnapshot | None = await generic.get_latest(BALANCES, exchange_id, asset_name, decimals=decimals)
     return found
 
 
 async def get_balance_history(
-    exchange_id: int, asset_name: str, start: datetime, end: datetime, *, limit: int | None = None, decimals: bool = False
+    exchange_id: int,
+    asset_name: str,
+    start: datetime,
+    end: datetime,
+    *,
+    limit: int | None = None,
+    decimals: bool = False,
 ) -> list[BalanceSnapshot]:
     """Return the rows with start <= timestamp < end, oldest first."""
     return await generic.get_history(

@@ -41,9 +41,7 @@ async def get_book_ticker_history(
     symbol_id: int, start: datetime, end: datetime, *, limit: int | None = None, decimals: bool = False
 ) -> list[BookTickerSnapshot]:
     """Return the rows with start <= timestamp < end, oldest first."""
-    return await generic.get_history(
-        BOOK_TICKERS, symbol_id, start=start, end=end, limit=limit, decimals=decimals
-    )
+    return await generic.get_history(BOOK_TICKERS, symbol_id, start=start, end=end, limit=limit, decimals=decimals)
 
 
 async def get_book_ticker_with_symbol_info(symbol_id: int) -> dict[str, Any] | None:
@@ -53,4 +51,4 @@ async def get_book_ticker_with_symbol_info(symbol_id: int) -> dict[str, Any] | N
 
 async def get_book_ticker_stats(since: datetime | None = None) -> dict[str, Any]:
     """Return counts, bounds and averages; see generic.get_stats."""
-    return await generic.get_stats(BOOK_TICKERS, averages=('bid_price', 'ask_price'), since=since)
+    return await generic.get_stats(BOOK_TICKERS, averages=("bid_price", "ask_price"), since=since)

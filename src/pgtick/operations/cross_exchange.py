@@ -40,8 +40,7 @@ newest AS (
 
 def _plain(records: Any, decimals: bool) -> list[dict[str, Any]]:
     return [
-        {k: float(v) if isinstance(v, Decimal) and not decimals else v for k, v in record.items()}
-        for record in records
+        {k: float(v) if isinstance(v, Decimal) and not decimals else v for k, v in record.items()} for record in records
     ]
 
 

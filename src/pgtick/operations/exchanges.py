@@ -55,7 +55,5 @@ async def deactivate_exchange(exchange_id: int) -> bool:
 
 
 async def _set_active(exchange_id: int, active: bool) -> bool:
-    tag = await get_db_manager().execute(
-        "UPDATE exchanges SET is_active = $2 WHERE id = $1", exchange_id, active
-    )
+    tag = await get_db_manager().execute("UPDATE exchanges SET is_active = $2 WHERE id = $1", exchange_id, active)
     return tag == "UPDATE 1"

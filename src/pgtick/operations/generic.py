@@ -7,7 +7,7 @@ nearest double) unless ``decimals=True`` asks for Decimal; NULL stays None and z
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -52,14 +52,13 @@ async def insert(table: Table, row: object, *, time_unit: str | None = None) -> 
     places = ", ".join(f"${n}" for n in range(1, len(names) + 1))
     name = quote_identifier(table.name)
     inserted = await db.fetchrow(
-        f"INSERT INTO {name} ({columns}) VALUES ({places}) ON CONFLICT DO NOTHING RETURNING {returned}", *values
+        f"INSERT INTO {name} ({columns}) VALUES ({places}) ON CONFLICT DO NOTHING RETURNING {returned}",
+        *values,
     )
     if inserted is not None or not table.has_id:
         return inserted[0] if inserted is not None else None
     condition = " AND ".join(f"{quote_identifier(key)} = ${n}" for n, key in enumerate(table.key, 1))
-    existing: int = await db.fetchval(
-        f"SELECT id FROM {name} WHERE {condition}", *(by_name[key] for key in table.key)
-    )
+    existing: int = await db.fetchval(f"SELECT id FROM {name} WHERE {condition}", *(by_name[key] for key in table.key))
     return existing
 
 
@@ -96,12 +95,10 @@ async def get_latest(table: Table, *ids: object, decimals: bool = False) -> Any 
     order = _newest_first_after(table, len(ids))
     head = f"SELECT {_select_list(table)} FROM {quote_identifier(table.name)} WHERE {condition}"
     time = quote_identifier(table.time_column)
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     db = get_db_manager()
     for window in LATEST_WINDOWS:
-        record = await db.fetchrow(
-            f"{head} AND {time} > ${len(ids) + 1} ORDER BY {order} LIMIT 1", *ids, now - window
-        )
+        record = await db.fetchrow(f"{head} AND {time} > ${len(ids) + 1} ORDER BY {order} LIMIT 1", *ids, now - window)
         if record is not None:
             return _to_model(table, record, decimals)
     record = await db.fetchrow(f"{head} ORDER BY {order} LIMIT 1", *ids)
@@ -155,9 +152,7 @@ async def get_with_symbol_info(table: Table, symbol_id: int) -> dict[str, Any] |
     return {"entity": entity, "symbol": symbol, "display_name": display}
 
 
-async def get_stats(
-    table: Table, *, averages: tuple[str, ...] = (), since: datetime | None = None
-) -> dict[str, Any]:
+async def get_stats(table: Table, *, averages: tuple[str, ...] = (), since: datetime | None = None) -> dict[str, Any]:
     """Return counts and bounds: total_records, unique_<leading key>s, earliest_record, latest_record, avg_….
 
     Reads every row since ``since`` (all of them without it): seconds on a large table. An average over no

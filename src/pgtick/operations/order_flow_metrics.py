@@ -52,4 +52,4 @@ async def get_order_flow_metrics_with_symbol_info(symbol_id: int) -> dict[str, A
 
 async def get_order_flow_metrics_stats(since: datetime | None = None) -> dict[str, Any]:
     """Return counts, bounds and averages; see generic.get_stats."""
-    return await generic.get_stats(ORDER_FLOW_METRICS, averages=('ofi_score', 'spread_bps'), since=since)
+    return await generic.get_stats(ORDER_FLOW_METRICS, averages=("ofi_score", "spread_bps"), since=since)

@@ -51,8 +51,9 @@ SELECT id FROM existing UNION ALL SELECT id FROM inserted LIMIT 1
 
 _UPDATE_DETAILS = f"""
 UPDATE symbols SET {", ".join(f"{name} = coalesce(${n}, {name})" for n, name in enumerate(_DETAILS, 2))}
-WHERE id = $1 AND ({" OR ".join(f"${n} IS DISTINCT FROM {name} AND ${n} IS NOT NULL"
-                                for n, name in enumerate(_DETAILS, 2))})
+WHERE id = $1 AND ({
+    " OR ".join(f"${n} IS DISTINCT FROM {name} AND ${n} IS NOT NULL" for n, name in enumerate(_DETAILS, 2))
+})
 """
 
 

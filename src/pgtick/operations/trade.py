@@ -41,9 +41,7 @@ async def get_trade_history(
     symbol_id: int, start: datetime, end: datetime, *, limit: int | None = None, decimals: bool = False
 ) -> list[TradeSnapshot]:
     """Return the rows with start <= timestamp < end, oldest first."""
-    return await generic.get_history(
-        TRADES, symbol_id, start=start, end=end, limit=limit, decimals=decimals
-    )
+    return await generic.get_history(TRADES, symbol_id, start=start, end=end, limit=limit, decimals=decimals)
 
 
 async def get_trade_with_symbol_info(symbol_id: int) -> dict[str, Any] | None:
@@ -53,4 +51,4 @@ async def get_trade_with_symbol_info(symbol_id: int) -> dict[str, Any] | None:
 
 async def get_trade_stats(since: datetime | None = None) -> dict[str, Any]:
     """Return counts, bounds and averages; see generic.get_stats."""
-    return await generic.get_stats(TRADES, averages=('price', 'quantity'), since=since)
+    return await generic.get_stats(TRADES, averages=("price", "quantity"), since=since)

@@ -84,9 +84,7 @@ async def _store(
         try:
             # A savepoint where the caller is in a transaction, so that a refusal does not spoil it.
             async with db.transaction() if db.in_transaction else nullcontext():
-                stored = await db.copy_binary_to_table(
-                    table.name, table.column_names, batch.chunks(start, stop)
-                )
+                stored = await db.copy_binary_to_table(table.name, table.column_names, batch.chunks(start, stop))
         except asyncpg.UniqueViolationError:
             stored = await _store_new(db, table, batch, start, stop)
     except _DATA_ERRORS as error:
