@@ -68,7 +68,8 @@ async def migrate_down() -> dict[str, Any]:
     """Drop the tables with their rows."""
     db = get_db_manager()
     await db.execute(
-        "DROP TABLE arbitrage_opportunities; DELETE FROM pgtick_time_series WHERE table_name = 'arbitrage_opportunities'"
+        "DROP TABLE arbitrage_opportunities; "
+        "DELETE FROM pgtick_time_series WHERE table_name = 'arbitrage_opportunities'"
     )
     await db.execute(
         "DROP TABLE order_flow_metrics; DELETE FROM pgtick_time_series WHERE table_name = 'order_flow_metrics'"
