@@ -1,41 +1,73 @@
-"""The migration entrypoint: ``python -m pgtick.migrations [up|down ID --destructive|status]``."""
+"""The migration entrypoint: apply what is pending (up), take one back (down), list them (status), or print their SQL.
+
+Exit codes: 0 done, 1 refused or failed (the reason is on stderr), 2 not a command of this program.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import json
+import sys
 from typing import Any
 
-from pgtick import migrator
-from pgtick.config import HftConfig
+import asyncpg
+import msgspec
+from pgtick.migrations.render import render_sql  # type: ignore[import-not-found]  # mypy reads no package-dir
+
+from pgtick.config import DatabaseConfig, HftConfig
 from pgtick.connection import open_manager, use_manager
+from pgtick.errors import PgtickError
+from pgtick.migrator import get_available_migrations, rollback_migration, run_pending_migrations
 
 
-async def _run(arguments: argparse.Namespace) -> Any:
-    db = await open_manager(HftConfig().get_database_config())
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pgtick.migrations", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", nargs="?", default="up", choices=["up", "down", "status", "sql"])
+    parser.add_argument("id", nargs="?", help='the migration that down takes back: "004", or "folder/001"')
+    parser.add_argument("--destructive", action="store_true", help="yes, let down drop tables with their rows")
+    parser.add_argument("--dsn", help="the database; otherwise as in the environment")
+    parser.add_argument("--folder", action="append", default=[], help="migrations of your own; may be repeated")
+    parser.add_argument("--engine", default="timescale", choices=["timescale", "plain"], help="for sql")
+    parser.add_argument("--server-version", type=int, default=18, help="PostgreSQL's major version, for sql")
+    return parser
+
+
+async def _run(arguments: argparse.Namespace) -> str:
+    if arguments.action == "sql":
+        return str(await render_sql(arguments.engine, arguments.server_version, arguments.folder))
+    config = DatabaseConfig.from_dsn(arguments.dsn) if arguments.dsn else HftConfig().get_database_config()
+    db = await open_manager(msgspec.structs.replace(config, migration_folders=tuple(arguments.folder)))
     try:
         with use_manager(db):
+            result: Any
             if arguments.action == "up":
-                return await migrator.run_pending_migrations(db)
-            if arguments.action == "down":
-                return await migrator.rollback_migration(arguments.id, destructive=arguments.destructive)
-            return await migrator.get_available_migrations(db)
+                result = await run_pending_migrations()
+            elif arguments.action == "down":
+                result = await rollback_migration(arguments.id, destructive=arguments.destructive)
+            else:
+                result = await get_available_migrations()
     finally:
         await db.close()
+    return json.dumps(result, indent=2, default=str) + "\n"
 
 
-def main() -> None:
-    """Apply, take back or list."""
-    parser = argparse.ArgumentParser(prog="python -m pgtick.migrations", description=__doc__)
-    parser.add_argument("action", nargs="?", default="up", choices=["up", "down", "status"])
-    parser.add_argument("id", nargs="?", help="the migration that `down` takes back")
-    parser.add_argument("--destructive", action="store_true", help="yes, drop tables with their rows")
-    arguments = parser.parse_args()
-    if arguments.action == "down" and arguments.id is None:
-        parser.error("down wants a migration's id")
-    print(json.dumps(asyncio.run(_run(arguments)), indent=2, default=str))
+def main(argv: list[str] | None = None) -> int:
+    """Do what the arguments say; return the exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if (arguments.action == "down") != (arguments.id is not None):
+        parser.error("down, and only down, wants a migration's id")
+    try:
+        output = asyncio.run(_run(arguments))
+    except (PgtickError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
+        return 1
+    sys.stdout.write(output)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,24 +2,31 @@
 
 A migration is a file ``NNN_name.py`` with coroutines ``migrate_up``, ``migrate_down`` and
 ``get_migration_info``. Each runs in one transaction with its row in the ledger, under a polled advisory lock of
-that transaction (so it works behind a pooler). Inside, ``get_db_manager()`` is that transaction.
+that transaction (so it works behind a pooler). Inside, ``get_db_manager()`` is that transaction, on a connection
+of its own without the pool's statement deadline.
+
+Ids are "002" for pgtick's own and "folder/002" for those of a user's folder.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import importlib.util
+import inspect
 import logging
 import re
+import sys
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import asyncpg
 import msgspec
 
-from pgtick.connection import DatabaseManager, add_start_step, get_db_manager, use_manager
+from pgtick.connection import DatabaseManager, add_start_step, get_db_manager, open_manager, use_manager
 from pgtick.engines import get_engine
 from pgtick.errors import MigrationError
 
@@ -35,11 +42,33 @@ logger = logging.getLogger(__name__)
 _LOCK = 7_463_816_502  # "pgtick" on a telephone's keys, roughly: any constant of our own does
 _LOCK_WAIT_S = 60.0
 _LOCK_POLL_S = 0.05
+_STATEMENT_TIMEOUT_S = 86_400.0  # a large table's index takes what it takes; the pool's deadline is for queries
 _NAME = re.compile(r"(\d{3})_([a-z0-9_]+)\.py")
+_ALMOST = re.compile(r"\d.*\.(py|sql)", re.IGNORECASE)
 _BUILT_IN = "pgtick"
 
+LEDGER = """
+CREATE TABLE IF NOT EXISTS pgtick_migrations (
+    namespace text NOT NULL, id text NOT NULL, name text NOT NULL, checksum text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (namespace, id)
+)
+"""
+# Read committed, since the ledger is read after the wait for the lock. Whoever comes after a waiting exclusive
+# lock waits too, so a migration gives way to a long query; its own statements may take as long as they like.
+_SETTINGS = """
+SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = 0
+"""
+_HOLDER = """
+SELECT format('pid %s, application %s, since %s', pid, quote_literal(coalesce(application_name, '?')), xact_start)
+FROM pg_locks JOIN pg_stat_activity USING (pid)
+WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND (classid::bigint << 32) + objid::bigint = $1
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
-class _Migration(msgspec.Struct, frozen=True):
+
+class Migration(msgspec.Struct, frozen=True):
+    """A migration's file, as it was found."""
+
     namespace: str
     id: str
     name: str
@@ -47,169 +76,318 @@ class _Migration(msgspec.Struct, frozen=True):
     where: str
 
     @property
+    def key(self) -> tuple[str, str]:
+        """What the ledger knows it by."""
+        return self.namespace, self.id
+
+    @property
     def checksum(self) -> str:
+        """SHA-256 of the content; white space at the ends of lines does not count."""
         text = "\n".join(line.rstrip() for line in self.source.splitlines()).rstrip()
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def label(self) -> str:
+        """What messages call it."""
         return f"{self.namespace}/{self.id}_{self.name}"
 
-    def load(self) -> ModuleType:
-        spec = importlib.util.spec_from_loader(f"pgtick_migration_{self.namespace}_{self.id}", loader=None)
-        assert spec is not None  # noqa: S101  no loader was asked to find it
-        module = importlib.util.module_from_spec(spec)
+    async def load(self) -> LoadedMigration:
+        """Run the file and check what it says of itself; nothing touches the database."""
+        module = ModuleType(f"pgtick_migrations.{self.namespace}.{self.id}_{self.name}")
+        module.__file__ = self.where
+        sys.modules[module.__name__] = module  # dataclasses look there for their own module
         try:
             exec(compile(self.source, self.where, "exec"), module.__dict__)  # noqa: S102  the operator's file
+            for needed in ("migrate_up", "migrate_down", "get_migration_info"):
+                if not inspect.iscoroutinefunction(getattr(module, needed, None)):
+                    raise MigrationError(f"{self.label} has no async def {needed}()")
+            info = await module.get_migration_info()
+            said, dependencies = (info["id"], info["name"]), info.get("dependencies", ())
+        except MigrationError:
+            raise
         except Exception as error:
-            raise MigrationError(f"{self.label} cannot be loaded: {error}") from error
-        for needed in ("migrate_up", "migrate_down", "get_migration_info"):
-            if not hasattr(module, needed):
-                raise MigrationError(f"{self.label} has no {needed}()")
-        return module
+            raise MigrationError(f"{self.label} cannot be loaded: {type(error).__name__}: {error}") from error
+        if said != (self.id, self.name):
+            raise MigrationError(f"{self.label}: get_migration_info() says {said[0]}_{said[1]}, unlike its file's name")
+        if isinstance(dependencies, str):
+            raise MigrationError(f"{self.label}: dependencies must be a list of tables, not the text {dependencies!r}")
+        return LoadedMigration(self, module, tuple(dependencies))
 
 
-def _discover(folders: tuple[str, ...]) -> list[_Migration]:
-    found: list[_Migration] = []
-    for namespace, folder in [(_BUILT_IN, resources.files("pgtick.migrations"))] + [
-        (Path(name).resolve().name, Path(name)) for name in folders
-    ]:
-        numbered: dict[str, _Migration] = {}
+class LoadedMigration(msgspec.Struct, frozen=True):
+    """A migration whose file was run."""
+
+    migration: Migration
+    module: ModuleType
+    dependencies: tuple[str, ...]
+
+    async def up(self, db: DatabaseManager) -> dict[str, Any]:
+        """Apply and record it, in the caller's transaction and with ``db`` in use."""
+        result = _result(self.migration, await self.module.migrate_up())
+        await db.execute(
+            "INSERT INTO pgtick_migrations (namespace, id, name, checksum) VALUES ($1, $2, $3, $4)",
+            *self.migration.key,
+            self.migration.name,
+            self.migration.checksum,
+        )
+        return result
+
+
+def _result(migration: Migration, returned: object) -> dict[str, Any]:
+    result = returned if isinstance(returned, dict) else {}
+    if result.get("success") is False:
+        raise MigrationError(f"{migration.label} says that it failed: {result.get('errors')}")
+    return {**result, "migration": migration.label, "success": True}
+
+
+def _places(folders: Iterable[str]) -> dict[str, Any]:
+    """Return {namespace: folder}, pgtick's own first."""
+    places: dict[str, Any] = {_BUILT_IN: resources.files("pgtick.migrations")}
+    for name in folders:
+        folder = Path(name).resolve()
+        if folder.name in places:
+            raise MigrationError(
+                f"migration folder {folder}: the ledger tells folders apart by their names, "
+                f"and {folder.name!r} is {places[folder.name]} already: rename it"
+            )
         if not folder.is_dir():
             raise MigrationError(f"the migration folder {folder} does not exist")
-        for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
-            match = _NAME.fullmatch(file.name)
-            if not match:
-                continue
-            number, name = match.groups()
-            if number in numbered:
-                raise MigrationError(f"{namespace}/{number} exists twice: {numbered[number].name} and {name}")
-            numbered[number] = _Migration(namespace, number, name, file.read_text("utf-8"), str(file))
-        for place, number in enumerate(numbered, 1):
-            if int(number) != place:
-                raise MigrationError(f"{namespace}/{place:03d} is missing before {numbered[number].label}")
-        found += numbered.values()
-    return found
+        places[folder.name] = folder
+    return places
 
 
-_LEDGER = """
-CREATE TABLE IF NOT EXISTS pgtick_migrations (
-    namespace text NOT NULL, id text NOT NULL, name text NOT NULL, checksum text NOT NULL,
-    applied_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (namespace, id)
-)
-"""
+def discover(folders: Sequence[str] = ()) -> list[Migration]:
+    """Return pgtick's migrations and those of the user's folders, in the order in which they are applied."""
+    return [migration for place in _places(folders).items() for migration in _read_folder(*place)]
 
 
-async def _applied(db: DatabaseManager) -> dict[tuple[str, str], Any]:
+def _read_folder(namespace: str, folder: Any) -> Iterable[Migration]:
+    numbered: dict[str, Migration] = {}
+    for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        match = _NAME.fullmatch(file.name)
+        if match is None:
+            if _ALMOST.fullmatch(file.name):
+                raise MigrationError(
+                    f"{namespace}/{file.name}: a migration is named NNN_name.py, three digits and a_z0_9"
+                )
+            continue
+        number, name = match.groups()
+        if number in numbered:
+            raise MigrationError(f"{namespace}/{number} exists twice: {numbered[number].name} and {name}")
+        if int(number) != len(numbered) + 1:
+            raise MigrationError(f"{namespace}/{len(numbered) + 1:03d} is missing before {namespace}/{number}_{name}")
+        try:
+            source = file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise MigrationError(f"{namespace}/{file.name} cannot be read: {error}") from error
+        numbered[number] = Migration(namespace, number, name, source, str(file))
+    return numbered.values()
+
+
+_Ledger = dict[tuple[str, str], Any]
+
+
+async def _read_ledger(db: DatabaseManager) -> _Ledger:
     if await db.fetchval("SELECT to_regclass('pgtick_migrations')") is None:
         return {}
-    return {(r["namespace"], r["id"]): r for r in await db.fetch("SELECT * FROM pgtick_migrations")}
+    records = await db.fetch("SELECT * FROM pgtick_migrations ORDER BY namespace, id")
+    return {(record["namespace"], record["id"]): record for record in records}
 
 
-def _check_unchanged(migrations: list[_Migration], applied: dict[tuple[str, str], Any]) -> None:
-    for migration in migrations:
-        record = applied.get((migration.namespace, migration.id))
-        if record is not None and record["checksum"] != migration.checksum:
+def _is_changed(migration: Migration, record: Any) -> bool:
+    return (migration.name, migration.checksum) != (record["name"], record["checksum"])
+
+
+def _check_ledger(migrations: list[Migration], namespaces: Iterable[str], ledger: _Ledger) -> None:
+    """Refuse a database that other files than these have made; folders that are not configured do not count."""
+    files = {migration.key: migration for migration in migrations}
+    for key, record in ledger.items():
+        applied = f"{record['namespace']}/{record['id']}_{record['name']}"
+        if key not in files and record["namespace"] in namespaces:
             raise MigrationError(
-                f"{migration.label} was changed after it was applied: restore it and put the change into a new file"
+                f"{applied} is applied and its file is not here: a newer version made this database, "
+                "and an older one must not write to it; upgrade, or take it back with that version"
             )
+        if key in files and _is_changed(files[key], record):
+            raise MigrationError(
+                f"{applied} was changed after it was applied: restore the file and put the change into a new one"
+            )
+
+
+@asynccontextmanager
+async def _migrating(db: DatabaseManager) -> AsyncIterator[DatabaseManager]:
+    """Open a manager for migrations, one connection without the pool's statement deadline, and have it in use."""
+    own = await open_manager(
+        msgspec.structs.replace(
+            db.config, statement_timeout_s=_STATEMENT_TIMEOUT_S, min_connections=1, max_connections=1
+        )
+    )
+    try:
+        with use_manager(own):
+            yield own
+    finally:
+        await own.close()
+
+
+@asynccontextmanager
+async def _turn(db: DatabaseManager, migration: Migration) -> AsyncIterator[_Ledger]:
+    """Open the transaction, wait for the lock, yield the ledger; an error names the migration."""
+    try:
+        async with db.transaction():
+            await db.execute(_SETTINGS)
+            await _lock(db)
+            await db.execute("SELECT set_config('application_name', $1, true)", f"pgtick: {migration.label}")
+            ledger = await _read_ledger(db)
+            if migration.key in ledger and _is_changed(migration, ledger[migration.key]):
+                raise MigrationError(f"{migration.label} was applied meanwhile by another version of its file")
+            yield ledger
+    except MigrationError:
+        raise
+    except asyncpg.LockNotAvailableError as error:
+        raise MigrationError(
+            f"{migration.label} gave way to a session that holds a lock on what it changes ({error}): "
+            "nothing of it is applied; try again when that session is done"
+        ) from error
+    except Exception as error:
+        raise MigrationError(f"{migration.label} failed: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, asyncpg.PostgresError):  # without the hint, which may recommend CASCADE
+        parts = (error.args[0] if error.args else None, getattr(error, "detail", None))
+        return "; ".join(str(part) for part in parts if part)
+    return f"{type(error).__name__}: {error}"
 
 
 async def _lock(db: DatabaseManager) -> None:
     deadline = asyncio.get_running_loop().time() + _LOCK_WAIT_S
     while not await db.fetchval("SELECT pg_try_advisory_xact_lock($1)", _LOCK):
         if asyncio.get_running_loop().time() > deadline:
+            holder = await db.fetchval(_HOLDER, _LOCK)
             raise MigrationError(
-                f"another process has been migrating for {_LOCK_WAIT_S:.0f} s; see pg_locks where locktype = 'advisory'"
+                f"another session has been migrating for {_LOCK_WAIT_S:g} s: {holder or 'it has just finished'}"
             )
         await asyncio.sleep(_LOCK_POLL_S)
 
 
-async def _apply(db: DatabaseManager, migration: _Migration) -> bool:
-    """Apply one migration; return False when another process has done it meanwhile."""
-    module = migration.load()
-    with use_manager(db):
-        async with db.transaction():
-            await _lock(db)
-            await db.execute(_LEDGER)
-            if (migration.namespace, migration.id) in await _applied(db):
-                return False
-            info = await module.get_migration_info()
-            for table in info.get("dependencies", ()):
-                if await db.fetchval("SELECT to_regclass($1)", table) is None:
-                    raise MigrationError(f"{migration.label} needs the table {table}, which is not there")
-            await module.migrate_up()
-            await db.execute(
-                "INSERT INTO pgtick_migrations (namespace, id, name, checksum) VALUES ($1, $2, $3, $4)",
-                migration.namespace,
-                migration.id,
-                migration.name,
-                migration.checksum,
-            )
-    logger.info("applied %s", migration.label)
-    return True
+async def _apply(db: DatabaseManager, loaded: LoadedMigration) -> dict[str, Any] | None:
+    """Apply one migration; return None when another process has done it meanwhile."""
+    async with _turn(db, loaded.migration) as ledger:
+        if loaded.migration.key in ledger:
+            return None
+        for table in loaded.dependencies:
+            if await db.fetchval("SELECT to_regclass($1)", table) is None:
+                raise MigrationError(f"{loaded.migration.label} needs the table {table}, which is not there")
+        await db.execute(LEDGER)
+        result = await loaded.up(db)
+    logger.info("applied %s", loaded.migration.label)
+    return result
+
+
+async def _known(db: DatabaseManager) -> tuple[list[Migration], _Ledger]:
+    """Return the files and the ledger, which agree."""
+    if db.in_transaction:
+        raise MigrationError("every migration has a transaction of its own: migrate outside of transaction()")
+    migrations = discover(db.config.migration_folders)
+    ledger = await _read_ledger(db)
+    _check_ledger(migrations, _places(db.config.migration_folders), ledger)
+    return migrations, ledger
 
 
 async def run_pending_migrations(db: DatabaseManager | None = None) -> list[str]:
-    """Apply what is not applied, in order; return what was. The first failure stops the rest."""
+    """Apply what is not applied, in order; return what was ("pgtick/001_…").
+
+    All files are loaded before the first is applied. The first failure (MigrationError) stops the rest; what
+    was applied before it stays.
+    """
     db = db or get_db_manager()
-    migrations = _discover(db.config.migration_folders)
-    applied = await _applied(db)
-    _check_unchanged(migrations, applied)
-    done = []
+    migrations, ledger = await _known(db)
+    pending = [await migration.load() for migration in migrations if migration.key not in ledger]
+    if not pending:
+        return []
+    async with _migrating(db) as own:
+        return [loaded.migration.label for loaded in pending if await _apply(own, loaded) is not None]
+
+
+def _find(migrations: list[Migration], migration_id: str) -> Migration:
+    wanted = migration_id if "/" in migration_id else f"{_BUILT_IN}/{migration_id}"
     for migration in migrations:
-        if (migration.namespace, migration.id) not in applied and await _apply(db, migration):
-            done.append(migration.label)
-    return done
-
-
-def _find(db: DatabaseManager, migration_id: str) -> _Migration:
-    namespace, _, number = migration_id.rpartition("/")
-    for migration in _discover(db.config.migration_folders):
-        if (migration.namespace, migration.id) == (namespace or _BUILT_IN, number):
+        if wanted in ("/".join(migration.key), migration.label):
             return migration
-    raise MigrationError(f"there is no migration {migration_id}")
+    raise MigrationError(f"there is no migration {wanted}")
 
 
-async def run_migration(migration_id: str) -> bool:
-    """Apply one migration ("002", or "folder/002" for a user's); return False when it is applied already."""
+async def run_migration(migration_id: str) -> dict[str, Any]:
+    """Apply one migration; return what its migrate_up returned, with ``migration``, ``success`` and ``applied``.
+
+    ``applied`` is False when it was applied already. One before it in its folder that is pending is an error.
+    """
     db = get_db_manager()
-    return await _apply(db, _find(db, migration_id))
+    migrations, ledger = await _known(db)
+    wanted = _find(migrations, migration_id)
+    for migration in migrations:
+        if migration.namespace == wanted.namespace and migration.id < wanted.id and migration.key not in ledger:
+            raise MigrationError(f"{wanted.label} comes after {migration.label}, which is not applied")
+    result = None
+    if wanted.key not in ledger:
+        loaded = await wanted.load()
+        async with _migrating(db) as own:
+            result = await _apply(own, loaded)
+    return {**(result or {"migration": wanted.label, "success": True}), "applied": result is not None}
 
 
-async def rollback_migration(migration_id: str, *, destructive: bool = False) -> None:
-    """Take one migration back. It drops tables with their rows, so it wants ``destructive=True``."""
+async def rollback_migration(migration_id: str, *, destructive: bool = False) -> dict[str, Any]:
+    """Take one migration back; return what its migrate_down returned, with ``migration`` and ``success``.
+
+    It drops tables with their rows, so it wants ``destructive=True``. The server refuses while others depend on it.
+    """
     db = get_db_manager()
-    migration = _find(db, migration_id)
+    migrations, _ = await _known(db)
+    migration = _find(migrations, migration_id)
     if not destructive:
         raise MigrationError(f"taking {migration.label} back drops its tables with all rows: say destructive")
-    module = migration.load()
-    with use_manager(db):
-        async with db.transaction():
-            await _lock(db)
-            key = (migration.namespace, migration.id)
-            if key not in await _applied(db):
-                raise MigrationError(f"{migration.label} is not applied")
-            await module.migrate_down()
-            await db.execute("DELETE FROM pgtick_migrations WHERE namespace = $1 AND id = $2", *key)
+    loaded = await migration.load()
+    async with _migrating(db) as own, _turn(own, migration) as ledger:
+        if migration.key not in ledger:
+            raise MigrationError(f"{migration.label} is not applied")
+        result = _result(migration, await loaded.module.migrate_down())
+        await own.execute("DELETE FROM pgtick_migrations WHERE namespace = $1 AND id = $2", *migration.key)
     logger.warning("took back %s", migration.label)
+    return result
 
 
 async def get_available_migrations(db: DatabaseManager | None = None) -> list[dict[str, Any]]:
-    """Return every migration in order: namespace, id, name, checksum, applied_at (None: pending)."""
+    """Return every migration in order: namespace, id, name, checksum, applied_at (None: pending) and state.
+
+    ``state``: applied, pending, changed (since it was applied), or no file (applied by another version, or from
+    a folder that is not configured here); checksum is the file's, without a file the ledger's.
+    """
     db = db or get_db_manager()
-    applied = await _applied(db)
-    return [
-        {
-            "namespace": migration.namespace,
-            "id": migration.id,
-            "name": migration.name,
-            "checksum": migration.checksum,
-            "applied_at": record["applied_at"] if record is not None else None,
-        }
-        for migration in _discover(db.config.migration_folders)
-        for record in [applied.get((migration.namespace, migration.id))]
-    ]
+    files = {migration.key: migration for migration in discover(db.config.migration_folders)}
+    ledger = await _read_ledger(db)
+    rows = []
+    for key in dict.fromkeys((*files, *ledger)):
+        file = files.get(key)
+        record: Any = ledger.get(key)
+        rows.append(
+            {
+                "namespace": key[0],
+                "id": key[1],
+                "name": file.name if file else record["name"],
+                "checksum": file.checksum if file else record["checksum"],
+                "applied_at": record["applied_at"] if record else None,
+                "state": _state(file, record),
+            }
+        )
+    return rows
+
+
+def _state(file: Migration | None, record: Any) -> str:
+    if file is None:
+        return "no file"
+    if record is None:
+        return "pending"
+    return "changed" if _is_changed(file, record) else "applied"
 
 
 async def _start(db: DatabaseManager) -> None:

@@ -6,9 +6,10 @@ import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
-import asyncpg
+import msgspec
 
 from pgtick.connection import DatabaseManager
+from pgtick.engines.base import Engine, add_reference_triggers, fetch_briefly
 from pgtick.tables import quote_identifier
 
 __all__ = ["PlainEngine"]
@@ -16,11 +17,44 @@ __all__ = ["PlainEngine"]
 logger = logging.getLogger(__name__)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY = timedelta(days=1)
 _SUFFIX = "_p%Y%m%d"
+_MAX_NAME_BYTES = 63 - len("_p20260101")  # PostgreSQL cuts longer names, and all days would be one
+
+_PARTITIONS = r"""
+SELECT name, (regexp_match(bounds, 'FROM \(''([^'']+)'))[1]::timestamptz AS start,
+       (regexp_match(bounds, 'TO \(''([^'']+)'))[1]::timestamptz AS stop
+FROM (SELECT c.oid::regclass::text AS name, pg_get_expr(c.relpartbound, c.oid) AS bounds
+      FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid
+      WHERE inhparent = quote_ident($1)::regclass AND NOT inhdetachpending) p
+WHERE bounds <> 'DEFAULT' ORDER BY start
+"""
+
+_IS_PARTITION = """
+SELECT true FROM pg_inherits
+WHERE inhparent = quote_ident($1)::regclass AND inhrelid = to_regclass(quote_ident($2)) AND NOT inhdetachpending
+"""
+_TRIGGER_ARGUMENTS = """
+SELECT tgargs FROM pg_trigger WHERE tgrelid = quote_ident($1)::regclass AND tgname = 'check_references_insert'
+"""
 
 
-class PlainEngine:
-    """Daily partitions, made ahead and when a batch needs them; retention drops whole partitions."""
+class _Partition(msgspec.Struct, frozen=True):
+    """``name`` is quoted where need be; a bound that is None has no end."""
+
+    name: str
+    start: datetime | None
+    stop: datetime | None
+
+    def holds_day(self, start: datetime) -> bool:
+        return (self.start is None or self.start <= start) and (self.stop is None or start + _DAY <= self.stop)
+
+
+class PlainEngine(Engine):
+    """Daily partitions, made ahead and when a batch needs them; retention drops whole partitions.
+
+    What a partition holds is read from its bounds, so partitions of other lengths and names count as well.
+    """
 
     name = "plain"
 
@@ -30,101 +64,74 @@ class PlainEngine:
     async def create(
         self, db: DatabaseManager, table: str, columns: str, *, chunk: timedelta, retention: timedelta
     ) -> None:
-        """Create a time-series table from the text of its columns and constraints."""
+        """Create a partitioned table; ``chunk`` is for other engines, here it is a day."""
+        if len(table.encode()) > _MAX_NAME_BYTES:
+            raise ValueError(f"table name {table!r} must be at most {_MAX_NAME_BYTES} bytes long")
         await db.execute(f"CREATE TABLE {quote_identifier(table)} ({columns}) PARTITION BY RANGE (timestamp)")
-        await _register(db, table, chunk, retention)
+        await self._register(db, table, chunk, retention)
 
     async def ensure_days(self, db: DatabaseManager, table: str, days: Iterable[int]) -> None:
-        """Make the partitions of these days (since 1970-01-01 UTC) where they are missing."""
+        """Make the partitions of these days where they are missing."""
         known = self._known.setdefault(table, set())
         missing = sorted(set(days) - known)
         if not missing:
             return
-        checked = await _checked_columns(db, table)
+        partitions = await _partitions(db, table)
         for day in missing:
-            start = _EPOCH + timedelta(days=day)
-            await _make_partition(db, table, start, checked)
+            start = _EPOCH + day * _DAY
+            if not any(partition.holds_day(start) for partition in partitions):
+                await _make_partition(db, table, start)
             if not db.in_transaction:  # a rolled-back partition is not there
                 known.add(day)
 
     async def make_ahead(self, db: DatabaseManager, days: int = 3) -> None:
         """Make the partitions of today and the next days for every time-series table."""
-        today = (datetime.now(UTC) - _EPOCH).days
-        for record in await db.fetch("SELECT table_name FROM pgtick_time_series ORDER BY table_name"):
+        today = await db.fetchval("SELECT floor(extract(epoch FROM now()) / 86400)::int")
+        for record in await db.fetch(
+            "SELECT table_name FROM pgtick_time_series "
+            "WHERE to_regclass(quote_ident(table_name)) IS NOT NULL ORDER BY table_name"
+        ):
             await self.ensure_days(db, record["table_name"], range(today, today + days + 1))
 
-    async def apply_retention(self, db: DatabaseManager, *, dry_run: bool = False) -> dict[str, list[str]]:
-        """Drop the partitions that are wholly older than their table's retention; return them by table."""
-        dropped: dict[str, list[str]] = {}
-        for table, retention in await db.fetch("SELECT table_name, retention FROM pgtick_time_series"):
-            cutoff = datetime.now(UTC) - retention
-            dropped[table] = await self.drop_older_than(db, table, cutoff, dry_run=dry_run)
-        return dropped
+    def forget(self, table: str) -> None:
+        """Forget which days have a partition: another process may have dropped one."""
+        self._known.pop(table, None)
 
     async def drop_older_than(
         self, db: DatabaseManager, table: str, cutoff: datetime, *, dry_run: bool = False
     ) -> list[str]:
-        """Drop each partition that ends before the cutoff, in a short transaction of its own."""
-        records = await db.fetch(
-            "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = $1::regclass ORDER BY 1",
-            table,
-        )
-        old = []
-        for record in records:
-            try:
-                day = datetime.strptime(record["name"], table + _SUFFIX).replace(tzinfo=UTC)
-            except ValueError:
-                continue  # not made by pgtick
-            if day + timedelta(days=1) <= cutoff:
-                old.append(record["name"])
-        if not dry_run:
-            for name in old:
-                await _drop(db, name)
-            self._known.pop(table, None)
-        return old
+        """Drop each partition that ends at the cutoff or before, in a short transaction of its own."""
+        old = [p.name for p in await _partitions(db, table) if p.stop is not None and p.stop <= cutoff]
+        if dry_run:
+            return old
+        self.forget(table)
+        dropped = []
+        for name in old:
+            if await fetch_briefly(db, f"DROP TABLE IF EXISTS {name}") is None:
+                logger.warning("partition %s is in use: it is dropped next time", name)
+            else:
+                dropped.append(name)
+        return dropped
 
 
-async def _register(db: DatabaseManager, table: str, chunk: timedelta, retention: timedelta) -> None:
-    await db.execute("INSERT INTO pgtick_time_series VALUES ($1, $2, $3)", table, chunk, retention)
+async def _partitions(db: DatabaseManager, table: str) -> list[_Partition]:
+    return [_Partition(**record) for record in await db.fetch(_PARTITIONS, table)]
 
 
-async def _checked_columns(db: DatabaseManager, table: str) -> list[tuple[str, str]]:
-    """Return the trigger arguments of the table's set-based references: a partition carries them itself."""
-    records = await db.fetch(
-        "SELECT a.attname AS column, c.confrelid::regclass::text AS target FROM pg_constraint c "
-        "JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1] "
-        "WHERE c.conrelid = $1::regclass AND c.contype = 'f' AND c.conparentid = 0 "
-        "AND EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.conrelid AND NOT t.tgisinternal "
-        "AND t.tgname LIKE 'check_references%') ORDER BY 1",
-        table,
-    )
-    return [(record["column"], record["target"]) for record in records]
-
-
-async def _make_partition(db: DatabaseManager, table: str, start: datetime, checked: list[tuple[str, str]]) -> None:
-    name = table + start.strftime(_SUFFIX)
-    try:
-        async with db.transaction():
-            # Two processes that make the same day wait for each other here, not in a deadlock.
-            await db.execute("SELECT pg_advisory_xact_lock(hashtext($1))", f"pgtick partition {table}")
-            if await db.fetchval("SELECT to_regclass($1)", name) is not None:
-                return
-            await db.execute(
-                f"CREATE TABLE {quote_identifier(name)} PARTITION OF {quote_identifier(table)} "
-                f"FOR VALUES FROM ('{start.isoformat()}') TO ('{(start + timedelta(days=1)).isoformat()}')"
-            )
-            if checked:
-                arguments = ", ".join(f"'{column}', '{target}'" for column, target in checked)
-                await db.execute(
-                    f"CREATE TRIGGER check_references_insert AFTER INSERT ON {quote_identifier(name)} "
-                    "REFERENCING NEW TABLE AS incoming FOR EACH STATEMENT "
-                    f"EXECUTE FUNCTION pgtick_check_references({arguments})"
-                )
-    except (asyncpg.DuplicateTableError, asyncpg.UniqueViolationError):
-        logger.debug("partition %s was made by another process", name)
-
-
-async def _drop(db: DatabaseManager, name: str) -> None:
+async def _make_partition(db: DatabaseManager, table: str, start: datetime) -> None:
+    partition = table + start.strftime(_SUFFIX)
     async with db.transaction():
-        await db.execute("SET LOCAL lock_timeout = '2s'")
-        await db.execute(f"DROP TABLE {name}")
+        # Two processes that make the same day wait for each other here, not in a deadlock or a refusal.
+        await db.execute("SELECT pg_advisory_xact_lock(hashtext($1))", f"pgtick partition {table}")
+        if await db.fetchval(_IS_PARTITION, table, partition):
+            return  # the other one was first
+        # Attached, not made as PARTITION OF: that would wait for every reader of the table, and everybody behind it.
+        child, parent = quote_identifier(partition), quote_identifier(table)
+        await db.execute(f"CREATE TABLE {child} (LIKE {parent} INCLUDING ALL EXCLUDING IDENTITY)")
+        arguments = await db.fetchval(_TRIGGER_ARGUMENTS, table)
+        if arguments:  # the parent's trigger is not asked for rows sent straight to a partition
+            await add_reference_triggers(db, partition, arguments.decode().removesuffix("\0").split("\0"))
+        await db.execute(
+            f"ALTER TABLE {parent} ATTACH PARTITION {child} "
+            f"FOR VALUES FROM ('{start.isoformat()}') TO ('{(start + _DAY).isoformat()}')"
+        )
