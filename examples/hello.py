@@ -1,3 +1,5 @@
+"""Store a book ticker and read it back: the README's program."""
+
 import asyncio
 from datetime import UTC, datetime
 
@@ -11,12 +13,13 @@ async def main() -> None:
     with start_embedded() as server:  # or: initialize_database() with POSTGRES_* set
         await server.create_database("hello")
         db = await initialize_database(server.config("hello"))  # applies pending migrations
-        await resolve_symbol("GATEIO_SPOT", "BTC", "USDT", "BTC_USDT")  # registers it when it is new
-        symbol = cached_get_symbol("GATEIO_SPOT", "BTC", "USDT")  # memory only
-        now = datetime.now(UTC)
-        row = BookTickerSnapshot(timestamp=now, symbol_id=symbol.id, bid_price="97000.10", ask_price="97000.20")
+        btc = await resolve_symbol("GATEIO_SPOT", "BTC", "USDT", "BTC_USDT")  # registers it when it is new
+        row = BookTickerSnapshot(
+            timestamp=datetime.now(UTC), symbol_id=btc.id, bid_price="97000.10", ask_price="97000.20"
+        )
         print(await insert_book_ticker_batch([row]), "stored")
-        print(await get_latest_book_ticker_by_symbol(symbol.id))
+        print(cached_get_symbol("GATEIO_SPOT", "BTC", "USDT"))  # memory only, tens of nanoseconds
+        print(await get_latest_book_ticker_by_symbol(btc.id))
         await db.close()
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import asyncpg
 
 from pgtick.adapters.cryptofeed import CryptofeedStore
-from pgtick.errors import ConfigError
+from pgtick.errors import ConfigError, PgtickError
 
 __all__ = ["replay_recordings"]
 
@@ -18,7 +21,11 @@ async def replay_recordings(
     store: CryptofeedStore | None = None,
     on_feed: Callable[[str], object] = lambda feed: None,
 ) -> CryptofeedStore:
-    """Store the recordings, ``{feed id: its files}``, one feed after the other; return the store, flushed."""
+    """Store the recordings, ``{feed id: its files}``, one feed after the other; return the store, flushed.
+
+    Raises ConfigError for files without a configuration line, PgtickError for those that cryptofeed's parsers
+    refuse. While it runs, cryptofeed's HTTP connections read from the recordings: no live feed beside it.
+    """
     try:
         from cryptofeed.raw_data_collection import _playback
     except ImportError as error:
@@ -28,11 +35,35 @@ async def replay_recordings(
         callbacks = store.callbacks()
         subscribed = await asyncio.to_thread(_channels, files)
         wanted = {channel: callbacks[channel] for channel in subscribed if channel in callbacks}
-        # playback() is asyncio.run(_playback()), which cannot be called inside a loop.
-        await _playback(feed, sorted(files), wanted, "config.yaml")
+        try:
+            with _own_instruments(feed):
+                # playback() is asyncio.run(_playback()), which cannot be called inside a loop.
+                await _playback(feed, sorted(files), wanted, "config.yaml")
+        except (PgtickError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            raise
+        except Exception as error:  # a parser of cryptofeed's may raise anything
+            raise PgtickError(f"{feed}: the recording cannot be played: {type(error).__name__}: {error}") from error
         on_feed(feed)
     await store.writer.flush()
     return store
+
+
+@contextmanager
+def _own_instruments(feed: str) -> Iterator[None]:
+    """Let the feed take its instruments from the recording; put back what cryptofeed knew and patched."""
+    from cryptofeed.connection import HTTPAsyncConn, HTTPSync
+    from cryptofeed.symbols import Symbols
+
+    known = Symbols.data.pop(feed, None)
+    reads = HTTPAsyncConn.read, HTTPSync.read
+    try:
+        yield
+    finally:
+        # After an error playback leaves its own in place.
+        HTTPAsyncConn.read, HTTPSync.read = reads
+        Symbols.data.pop(feed, None)
+        if known is not None:
+            Symbols.data[feed] = known
 
 
 def _channels(files: Sequence[str]) -> list[str]:

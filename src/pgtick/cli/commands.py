@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import click
 import msgspec
 from rich.console import Console
@@ -67,8 +69,8 @@ async def _database(dsn: str | None, name: str) -> AsyncIterator[tuple[DatabaseM
 def _run(coroutine: Any) -> Any:
     try:
         return asyncio.run(coroutine)
-    except PgtickError as error:
-        raise click.ClickException(str(error)) from error
+    except (PgtickError, asyncpg.PostgresError, OSError, TimeoutError) as error:
+        raise click.ClickException(str(error) or type(error).__name__) from error
 
 
 @pgtick.command()
@@ -128,6 +130,24 @@ async def _print_place(server: Any, database: str = "pgtick_demo") -> None:
         await report.print_system(console, None, None)
     else:
         await report.print_system(console, str(server.data_dir), server.psql_command(database))
+
+
+@pgtick.command()
+@click.option("--database", default="pgtick", show_default=True, help="Made and migrated when it is not there.")
+def server(database: str) -> None:
+    """Run the embedded PostgreSQL until Ctrl-C, for a look with psql or a service on a laptop."""
+
+    async def run() -> None:
+        async with _database(None, database) as (db, embedded):
+            console.print(f"DSN: {db.config.to_dsn()}", soft_wrap=True)
+            console.print(f"psql: {embedded.psql_command(database)}", soft_wrap=True)
+            console.print("it runs until Ctrl-C")
+            stop = asyncio.Event()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            await stop.wait()
+
+    _run(run())
 
 
 @pgtick.command()

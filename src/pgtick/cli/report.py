@@ -69,7 +69,7 @@ async def print_system(console: Console, data_dir: str | None, psql: str | None)
     if data_dir:
         console.print(f"the data is in {data_dir}", soft_wrap=True)
     if psql:
-        console.print(f"connect (the next pgtick demo starts the server again): {psql}", soft_wrap=True)
+        console.print(f"connect, while `pgtick server` runs: {psql}", soft_wrap=True)
 
 
 def hours_ago(hours: float) -> datetime:
