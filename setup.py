@@ -9,15 +9,15 @@ from setuptools import Extension, setup
 FLAGS = ["/O2"] if sys.platform == "win32" else ["-O3", "-g0"]
 CXX_FLAGS = ["/std:c++17"] if sys.platform == "win32" else ["-std=c++17"]
 
+# C++ for std::to_chars, the shortest text of a double.
 EXTENSIONS = [
-    Extension("pgtick._fast.symbols", ["src/_fast/symbols.pyx"], extra_compile_args=FLAGS),
-    # C++ for std::to_chars, the shortest text of a double.
     Extension(
-        "pgtick._fast.encode",
-        ["src/_fast/encode.pyx"],
+        f"pgtick._fast.{name}",
+        [f"src/_fast/{name}.pyx"],
         language="c++",
         extra_compile_args=FLAGS + CXX_FLAGS,
-    ),
+    )
+    for name in ("batch", "encode", "numeric", "rules", "symbols", "times", "values")
 ]
 
 setup(

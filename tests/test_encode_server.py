@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import asyncpg
 
-from pgtick._fast.encode import EncodedBatch, RowEncoder
+from pgtick._fast.batch import EncodedBatch
+from pgtick._fast.encode import RowEncoder
 from pgtick.connection import DatabaseManager
 from pgtick.models import EventTime, Row, Sql
 from pgtick.tables import Table
