@@ -1,17 +1,13 @@
-"""The types of users' own tables: golden bytes, refusals, and the server's verdict."""
+"""The types of users' own tables: golden bytes and refusals."""
 
 from __future__ import annotations
 
-import json
 import math
-import random
 import struct
-from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-import asyncpg
 import msgspec
 import numpy as np
 import pytest
@@ -19,9 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire import WHEN, fields
 
-from pgtick._fast.batch import EncodedBatch
 from pgtick._fast.encode import RowEncoder
-from pgtick.connection import DatabaseManager
 from pgtick.errors import RowError
 from pgtick.models import EventTime, Row, Sql
 from pgtick.tables import ENCODED_TYPES, Table
@@ -41,10 +35,7 @@ class Other(Row, kw_only=True):
 
 
 OTHER = Table("other", Other, key=("timestamp",))
-CREATE = """
-CREATE TEMP TABLE other (n int GENERATED ALWAYS AS IDENTITY, timestamp timestamptz, i2 int2, f4 float4, name varchar,
-    day date, uid uuid, data bytea, doc jsonb);
-"""
+pytestmark = pytest.mark.core
 UID = UUID("12345678-9abc-def0-1234-56789abcdef0")
 
 
@@ -156,76 +147,3 @@ def test_every_type_of_a_table_has_its_encoder() -> None:
 def test_canonical_gives_back_what_was_given(day: date, uid: UUID, data: bytes, i2: int, f4: float) -> None:
     row = (WHEN, i2, f4, "x", day, uid, data, {"a": 1})
     assert RowEncoder(OTHER).canonical(row) == (*row[:-1], '{"a":1}')
-
-
-async def _stream(batch: EncodedBatch) -> AsyncIterator[bytes]:
-    for chunk in batch.chunks():
-        yield chunk
-
-
-def _random_row(rng: random.Random) -> tuple[object, ...]:
-    doc = {
-        "".join(rng.choices('ab"\\\n人', k=3)): rng.choice([rng.uniform(-1e9, 1e9), rng.getrandbits(80), None, ["x"]])
-    }
-    f4 = (
-        struct.unpack(">d", struct.pack(">Q", rng.getrandbits(64)))[0] if rng.random() < 0.2 else rng.uniform(-1e6, 1e6)
-    )
-    if rng.random() < 0.3:  # halfway between two float4
-        f4 = struct.unpack(">f", struct.pack(">I", rng.randrange(0x3F000000, 0x4F000000)))[0] * (1 + 2.0**-24)
-    if not 1e-37 < abs(f4) < 3e38:
-        f4 = 0.0
-    return (
-        WHEN,
-        rng.randrange(32768),
-        f4,
-        "".join(rng.choices("aZ 人'\"\\\t", k=rng.randrange(9))),
-        date.fromordinal(rng.randint(1, 3652059)),
-        UUID(int=rng.getrandbits(128)),
-        rng.randbytes(rng.randrange(20)),
-        doc,
-    )
-
-
-async def test_bytes_are_what_the_server_makes_of_the_text(db: DatabaseManager) -> None:
-    rng = random.Random(5)
-    rows = [_random_row(rng) for _ in range(5_000)]
-    batch = RowEncoder(OTHER).encode(rows)
-    assert not batch.errors
-    as_text = [
-        (i, str(r[1]), repr(r[2]), r[3], str(r[4]), str(r[5]), "\\x" + r[6].hex(), json.dumps(r[7], ensure_ascii=False))  # type: ignore[attr-defined]
-        for i, r in enumerate(rows)
-    ]
-    async with db.acquire() as connection:
-        await connection.execute(
-            CREATE
-            + "CREATE TEMP TABLE texts (n int, i2 text, f4 text, name text, day text, uid text, data text, doc text)"
-        )
-        await connection.copy_to_table("other", source=_stream(batch), columns=OTHER.column_names, format="binary")
-        await connection.copy_records_to_table("texts", records=as_text)
-        types = {
-            "i2": "int2",
-            "f4": "float4",
-            "name": "varchar",
-            "day": "date",
-            "uid": "uuid",
-            "data": "bytea",
-            "doc": "jsonb",
-        }
-        assert await connection.fetchval("SELECT count(*) FROM other") == len(rows)
-        for column, type_ in types.items():
-            wrong = await connection.fetch(
-                f"SELECT t.{column}, o.{column}::text FROM other o JOIN texts t ON t.n = o.n - 1 "
-                f"WHERE {'float4send' if type_ == 'float4' else ''}(o.{column}) IS DISTINCT FROM "
-                f"{'float4send' if type_ == 'float4' else ''}(t.{column}::{type_}) LIMIT 3"
-            )
-            assert wrong == [], column
-        await connection.execute("DROP TABLE other, texts")
-
-
-async def test_raw_json_that_is_none_is_the_server_s_error(db: DatabaseManager) -> None:
-    batch = RowEncoder(OTHER).encode([{"timestamp": WHEN, "doc": msgspec.Raw(b"{")}])
-    async with db.acquire() as connection:
-        await connection.execute(CREATE)
-        with pytest.raises(asyncpg.InvalidTextRepresentationError):
-            await connection.copy_to_table("other", source=_stream(batch), columns=OTHER.column_names, format="binary")
-        await connection.execute("DROP TABLE other")
