@@ -16,7 +16,7 @@ from pgtick.connection import get_db_manager
 from pgtick.engines import get_engine
 from pgtick.errors import BatchError, RowError, ValidationError
 from pgtick.tables import Table, quote_identifier
-from pgtick.writer.flush import encoder_of, store_rows
+from pgtick.writer.flush import encoder_of, send, store_rows
 
 __all__ = [
     "get_history",
@@ -45,16 +45,14 @@ async def insert(table: Table, row: object, *, time_unit: str | None = None) -> 
     names = table.column_names
     by_name = dict(zip(names, values, strict=True))
     instant: datetime = by_name[table.time_column]
-    engine = await get_engine(db)
-    await engine.ensure_days(db, table.name, {int(instant.timestamp() // 86400)})
+    days = {int(instant.timestamp() // 86400)}
+    await (await get_engine(db)).ensure_days(db, table.name, days)
     returned = "id" if table.has_id else "NULL::bigint"
     columns = ", ".join(map(quote_identifier, names))
     places = ", ".join(f"${n}" for n in range(1, len(names) + 1))
     name = quote_identifier(table.name)
-    inserted = await db.fetchrow(
-        f"INSERT INTO {name} ({columns}) VALUES ({places}) ON CONFLICT DO NOTHING RETURNING {returned}",
-        *values,
-    )
+    query = f"INSERT INTO {name} ({columns}) VALUES ({places}) ON CONFLICT DO NOTHING RETURNING {returned}"
+    inserted = await send(db, table, days, lambda: db.fetchrow(query, *values))
     if inserted is not None or not table.has_id:
         return inserted[0] if inserted is not None else None
     condition = " AND ".join(f"{quote_identifier(key)} = ${n}" for n, key in enumerate(table.key, 1))
