@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from pgtick.cache_operations import cached_get_symbol_by_id
+from pgtick.cache_operations import get_cached_symbol_by_id
 from pgtick.connection import get_db_manager
 from pgtick.engines import get_engine
 from pgtick.errors import BatchError, RowError, ValidationError
@@ -19,6 +19,8 @@ from pgtick.tables import Table, quote_identifier
 from pgtick.writer.flush import encoder_of, send, store_rows
 
 __all__ = [
+    "check_instant",
+    "check_limit",
     "get_history",
     "get_latest",
     "get_stats",
@@ -71,6 +73,18 @@ async def insert_batch(table: Table, rows: Iterable[object], *, time_unit: str |
     return result.n_stored
 
 
+def check_instant(table: str, name: str, value: object) -> None:
+    """Raise ValidationError unless the value is an aware datetime: asyncpg takes a naive one for local time."""
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        raise ValidationError(table, name, value, "must be an aware datetime")
+
+
+def check_limit(table: str, value: object) -> None:
+    """Raise ValidationError unless the value is None or an int >= 0."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise ValidationError(table, "limit", value, "must be None or an int >= 0")
+
+
 def _select_list(table: Table) -> str:
     return ", ".join(map(quote_identifier, table.read_columns))
 
@@ -116,10 +130,13 @@ async def get_history(
     limit: int | None = None,
     decimals: bool = False,
 ) -> list[Any]:
-    """Return the rows with start <= time < end, oldest first; both must be aware."""
-    for name, instant in (("start", start), ("end", end)):
-        if instant.utcoffset() is None:
-            raise ValidationError(table.name, name, instant, "must be an aware datetime")
+    """Return the rows with start <= time < end, oldest first, those of one instant by the rest of their key.
+
+    Raises ValidationError for an instant that is not aware and for a limit that is not an int >= 0.
+    """
+    check_instant(table.name, "start", start)
+    check_instant(table.name, "end", end)
+    check_limit(table.name, limit)
     n = len(ids)
     time = quote_identifier(table.time_column)
     conditions = [f"{quote_identifier(key)} = ${i}" for i, key in enumerate(table.key[:n], 1)]
@@ -138,14 +155,14 @@ async def get_history(
 
 
 async def get_with_symbol_info(table: Table, symbol_id: int) -> dict[str, Any] | None:
-    """Return the newest row with its symbol from the cache, or None when there is no row.
+    """Return the newest row with its symbol, from the cache where it is there; None when there is no row.
 
     Keys: ``entity`` (the model), ``symbol`` (CachedSymbol or None), ``display_name``.
     """
     entity = await get_latest(table, symbol_id)
     if entity is None:
         return None
-    symbol = cached_get_symbol_by_id(symbol_id)
+    symbol = await get_cached_symbol_by_id(symbol_id)
     display = f"{symbol.exchange}:{symbol.symbol_base}/{symbol.symbol_quote}" if symbol else "Unknown"
     return {"entity": entity, "symbol": symbol, "display_name": display}
 
@@ -156,6 +173,8 @@ async def get_stats(table: Table, *, averages: tuple[str, ...] = (), since: date
     Reads every row since ``since`` (all of them without it): seconds on a large table. An average over no
     row is None.
     """
+    if since is not None:
+        check_instant(table.name, "since", since)
     leading = table.key[0]
     noun = {"symbol_id": "unique_symbols", "exchange_id": "unique_exchanges"}.get(leading, f"unique_{leading}")
     time = quote_identifier(table.time_column)
