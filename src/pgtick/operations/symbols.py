@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import asyncpg
@@ -91,7 +92,9 @@ def _bindable(value: Any) -> Any:
     # asyncpg makes Decimal(float) of a float, which is not its shortest text. NumPy's repr is not the text either.
     if isinstance(value, float):
         return float.__repr__(value)
-    return value.decode() if isinstance(value, bytes) else value
+    if isinstance(value, bytes):
+        return value.decode()
+    return operator.index(value) if hasattr(value, "__index__") else value
 
 
 async def resolve_symbol(
