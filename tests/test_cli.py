@@ -98,7 +98,10 @@ def test_demo_that_is_interrupted_says_so_and_keeps_what_it_stored(empty: Databa
     assert "Aborted!" in output
     assert "Traceback" not in output
     assert fetchval(empty, "SELECT count(*) FROM trade_snapshots") > 0
-    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+        "AND backend_type = 'client backend'"
+    )
     assert fetchval(empty, query) == 0
 
 
