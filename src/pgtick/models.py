@@ -7,8 +7,10 @@ whether the server makes it. ``tables.Table`` reads it from there, so a fact abo
 from __future__ import annotations
 
 import math
+import operator
+import re
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
 import msgspec
@@ -39,6 +41,18 @@ else:
     # What msgspec decodes: JSON numbers become floats, JSON strings exact Decimals.
     Price = float | Decimal
     Instant = datetime | int
+
+# The server's: a numeric's exponent as text, its decimals, its digits before the point (and their bits).
+_MAX_EXPONENT = (1 << 30) - 1
+_MAX_SCALE = 16383
+_MAX_DIGITS = 131072
+_MAX_BITS = 435412
+
+_DECIMAL_TEXT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE]([+-]?[0-9]+))?")
+_NOT_FINITE_TEXT = re.compile(r"[+-]?(?:s?nan|inf|infinity)", re.ASCII | re.IGNORECASE)
+_NOT_NUMBER = "must be a number: float, Decimal, int, or decimal text"
+_NOT_FINITE = "must be finite"
+_TOO_LARGE = "must fit numeric"
 
 #: Where a plausible instant begins: the year of the first block.
 EARLIEST = datetime(2009, 1, 1, tzinfo=UTC)
@@ -97,9 +111,10 @@ class Row(msgspec.Struct, kw_only=True):
     table_name: ClassVar[str]
 
     def validate(self) -> None:
-        """Check every field that is written.
+        """Check every field that is written, by the rules of the encoder.
 
-        Raises ValidationError, which names table, field, value and rule; the first broken rule wins.
+        Raises ValidationError, which names table, field, value and rule; the first broken rule wins. A time
+        that is an int is refused: its unit is named only where rows are encoded.
         """
         for name, (sql, optional) in sql_fields(type(self)).items():
             value = getattr(self, name)
@@ -118,61 +133,86 @@ def _broken_rule(value: Any, sql: Sql) -> str | None:
 
 
 def _check_number(value: Any, sql: Sql) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str | bytes):
-        return "must be a number: float, Decimal, int, or decimal text"
-    try:
-        number = Decimal(value.decode() if isinstance(value, bytes) else value)
-    except (InvalidOperation, ValueError):
-        return "must be a number: float, Decimal, int, or decimal text"
-    if not number.is_finite():
-        return "must be finite"
-    return _check_sign(number, sql)
+    if isinstance(value, float):
+        return _check_sign(value, sql) if math.isfinite(value) else _NOT_FINITE
+    if isinstance(value, str):
+        return _check_decimal_text(value, sql)
+    if isinstance(value, bytes):
+        return _check_decimal_text(value.decode("latin-1"), sql)
+    if isinstance(value, Decimal):
+        return _check_decimal_text(Decimal.__str__(value), sql) if value.is_finite() else _NOT_FINITE
+    whole = _to_int(value)
+    if whole is None:
+        return _NOT_NUMBER
+    if whole.bit_length() > _MAX_BITS:
+        return _check_sign(whole, sql) or _TOO_LARGE
+    return _check_decimal_text(str(Decimal(whole)), sql)  # str(int) refuses more than 4300 digits
+
+
+def _check_decimal_text(text: str, sql: Sql) -> str | None:
+    match = _DECIMAL_TEXT.fullmatch(text)
+    if match is None:
+        return _NOT_FINITE if _NOT_FINITE_TEXT.fullmatch(text) else _NOT_NUMBER
+    exponent = (match[1] or "").lstrip("+-0")
+    if len(exponent) > 10 or int(exponent or 0) > _MAX_EXPONENT:  # before int() and Decimal() meet it
+        return _TOO_LARGE
+    number = Decimal(text)
+    fits = -int(number.as_tuple().exponent) <= _MAX_SCALE and (number == 0 or number.adjusted() < _MAX_DIGITS)
+    return _check_sign(number, sql) or (None if fits else _TOO_LARGE)
 
 
 def _check_sign(number: Decimal | float, sql: Sql) -> str | None:
-    if sql.rule == "> 0" and not number > 0:
-        return "must be > 0"
-    if sql.rule == ">= 0" and not number >= 0:
-        return "must be >= 0"
-    return None
+    holds = number > 0 if sql.rule == "> 0" else number >= 0 if sql.rule == ">= 0" else True
+    return None if holds else f"must be {sql.rule}"
+
+
+def _to_int(value: Any) -> int | None:
+    """Return the int that the value is, as NumPy's integers are too; None for a bool and anything else."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def _check_double(value: Any, sql: Sql) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    whole = value if isinstance(value, float) else _to_int(value)
+    if whole is None:
         return "must be a float"
-    if not math.isfinite(value):
-        return "must be finite"
-    return _check_sign(value, sql)
+    try:
+        number = float(whole)
+    except OverflowError:
+        return _NOT_FINITE
+    return _check_sign(number, sql) if math.isfinite(number) else _NOT_FINITE
 
 
 def _check_int(value: Any, sql: Sql) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, int):
+    whole = _to_int(value)
+    if whole is None:
         return "must be an int"
     bits = 32 if sql.type == "int4" else 64
-    if not -(1 << (bits - 1)) <= value < 1 << (bits - 1):
-        return f"must fit {sql.type}"
-    return _check_sign(value, sql)
+    fits = -(1 << (bits - 1)) <= whole < 1 << (bits - 1)
+    return _check_sign(whole, sql) if fits else f"must fit {sql.type}"
 
 
 def _check_text(value: Any, sql: Sql) -> str | None:
     if not isinstance(value, str):
         return "must be a str"
-    if "\0" in value:
-        return "must not contain NUL"
     try:
-        value.encode()
+        n_bytes = len(value.encode())
     except UnicodeEncodeError:
         return "must be valid Unicode"
+    if "\0" in value:
+        return "must not contain NUL"
     if isinstance(sql.rule, tuple) and value not in sql.rule:
         return f"must be one of {', '.join(sql.rule)}"
-    return None
+    return "must be shorter than 1 GB" if n_bytes >= 1 << 30 else None
 
 
 def _check_time(value: Any, sql: Sql) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, datetime | int):
-        return "must be an aware datetime"
-    if isinstance(value, int):
-        return None  # its unit is named where it is encoded, so its bounds are checked there
+    if not isinstance(value, datetime):
+        return "must be an aware datetime, or an int with its time_unit named"
     if value.utcoffset() is None:
         return "must be aware: a naive datetime would be read in the machine's zone"
     if not EARLIEST <= value <= datetime.now(UTC) + sql.max_ahead:
