@@ -19,7 +19,8 @@ from pgtick._fast.batch import EncodedBatch
 from pgtick._fast.encode import RowEncoder
 from pgtick.connection import DatabaseManager
 from pgtick.models import EventTime, Row, Sql
-from pgtick.tables import ENCODED_TYPES, Table
+from pgtick.rules import ENCODED_TYPES
+from pgtick.tables import Table
 
 WHEN = datetime(2025, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 BATCH = 50_000

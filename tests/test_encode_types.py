@@ -18,7 +18,8 @@ from wire import WHEN, fields
 from pgtick._fast.encode import RowEncoder
 from pgtick.errors import RowError
 from pgtick.models import EventTime, Row, Sql
-from pgtick.tables import ENCODED_TYPES, Table
+from pgtick.rules import ENCODED_TYPES
+from pgtick.tables import Table
 
 
 class Other(Row, kw_only=True):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar
+from uuid import UUID
 
 import msgspec
 import numpy as np
@@ -40,6 +41,13 @@ class Everything(Row, kw_only=True):
     text: Annotated[Any, Sql(type="text")] = ""
     side: Annotated[Any, Sql(type="text", rule=("buy", "sell"))] = "buy"
     flag: Annotated[Any, Sql(type="bool")] = True
+    tiny: Annotated[Any, Sql(type="int2", rule="> 0")] = 1
+    single: Annotated[Any, Sql(type="float4", rule=">= 0")] = 1.0
+    name: Annotated[Any, Sql(type="varchar")] = ""
+    day: Annotated[Any, Sql(type="date")] = date(2025, 1, 1)
+    uid: Annotated[Any, Sql(type="uuid")] = UUID(int=1)
+    data: Annotated[Any, Sql(type="bytea")] = b""
+    document: Annotated[Any, Sql(type="jsonb")] = "{}"
 
 
 EVERYTHING = Table("everything", Everything, key=("small", "timestamp"))
@@ -98,7 +106,9 @@ HOSTILE: list[Any] = [
     datetime(2009, 1, 1, 1, tzinfo=timezone(timedelta(hours=2))),
     NOW + timedelta(hours=23), NOW + timedelta(hours=25), NOW + timedelta(days=30), NOW + timedelta(days=32),
     NOW.date(), NOW.timestamp(), 1_700_000_000_000, "2024-01-01T00:00:00Z",
-    [], (), {}, object, 1j,
+    [], (), {}, object, 1j, 32767, 32768, -32769, 3.4e38, 3.5e38, 1e-45, 1e-46, 7e-46, date.min, date.max, UUID(int=0),
+    str(UUID(int=0)), UUID(int=0).bytes, "0" * 32, memoryview(b"abcd")[::2], np.arange(3), {"a": "\0"}, "\\u0000",
+    {"a": float("nan")}, {1: 2}, {(1,): 2}, [NOW], {"a": "\ud800"}, msgspec.Raw(b"{"), [[]] * 3,
 ]  # fmt: skip
 
 VALUES = st.one_of(

@@ -2,7 +2,7 @@
 
 from pgtick.errors import RowError
 
-# The words are those of models.py; the two that depend on the column are made in refusal().
+# The words are those of pgtick/rules.py; the two that depend on the column are made in refusal().
 cdef dict _RULES = {
     IS_NULL: "must not be NULL",
     NOT_NUMBER: "must be a number: float, Decimal, int, or decimal text",

@@ -12,7 +12,7 @@ from pgtick._fast.wire cimport Buffer, put_field4, put_field8
 import time
 from datetime import datetime as _datetime, timedelta as _timedelta, timezone as _timezone
 
-from pgtick.models import EARLIEST as _FIRST_INSTANT
+from pgtick.rules import EARLIEST as _FIRST_INSTANT
 
 cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object value, int *overflow) except? -1

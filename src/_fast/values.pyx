@@ -248,7 +248,7 @@ cdef int _to_jsonb(Buffer *out, Plan *plan, object value, Clock *clock) except -
 
 
 cdef Put _put_of(str type) except NULL:
-    """Return the type's function. A new type is a line here, its function, and its name in tables.ENCODED_TYPES."""
+    """Return the type's function. A new type is a line here, its function, and its check in rules.py."""
     if type == "int2":
         return _to_int2
     if type == "int4":

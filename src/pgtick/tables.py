@@ -8,6 +8,7 @@ import msgspec
 
 from pgtick import models
 from pgtick.models import sql_fields
+from pgtick.rules import ENCODED_TYPES
 
 __all__ = [
     "ARBITRAGE_OPPORTUNITIES",
@@ -21,26 +22,6 @@ __all__ = [
     "Table",
     "quote_identifier",
 ]
-
-#: The types the encoder knows. Anything else is refused when a Table is made.
-ENCODED_TYPES = frozenset(
-    {
-        "bool",
-        "bytea",
-        "date",
-        "float4",
-        "float8",
-        "int2",
-        "int4",
-        "int8",
-        "jsonb",
-        "numeric",
-        "text",
-        "timestamptz",
-        "uuid",
-        "varchar",
-    }
-)
 
 
 def quote_identifier(name: str) -> str:
