@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -204,11 +204,10 @@ class _Listener:
     async def _follow(self) -> None:
         delay_s = _RECONNECT_S
         while True:
-            try:
-                await asyncio.wait_for(self._wake.wait(), _PING_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PING_S):
+                    await self._wake.wait()
                 await asyncio.sleep(_GATHER_S)
-            except TimeoutError:
-                pass
             self._wake.clear()
             changed, self._changed = self._changed, set()
             try:

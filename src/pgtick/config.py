@@ -2,8 +2,8 @@
 
 Which wins, first to last: in the environment the DSN in PGTICK_DSN, POSTGRES_* variables, the standard PG*
 variables; then the same names in a ``.env`` file, in the same order; then the service file (PGSERVICE); then the
-defaults. What a DSN leaves out is taken from what follows it. A password that is in none of these is looked for in
-.pgpass (``passfile``, PGPASSFILE, ~/.pgpass) by asyncpg.
+defaults. What a DSN leaves out is taken from what follows it. A config without a password looks for it when it
+connects: in PGPASSWORD, then in the password file (``passfile``, PGPASSFILE, ~/.pgpass).
 
 ``docs/configuration.md`` lists every variable.
 """
@@ -15,6 +15,7 @@ import ipaddress
 import logging
 import math
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
@@ -145,11 +146,27 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True):
             "command_timeout": self.statement_timeout_s,
             "statement_cache_size": 0 if self.pooler else 100,
         }
-        if self.password is not None:
-            kwargs["password"] = self.password
+        password = self.password or os.environ.get("PGPASSWORD") or self._password_from_file()
+        if password is not None:
+            kwargs["password"] = password
         elif self.passfile is not None:
             kwargs["passfile"] = self.passfile
         return kwargs
+
+    def _password_from_file(self) -> str | None:
+        # Not asyncpg's reader: it leaves the backslashes before : and \ in the password.
+        path = Path(self.passfile or os.environ.get("PGPASSFILE") or Path.home() / ".pgpass")
+        if not path.is_file():
+            return None
+        if os.name == "posix" and path.stat().st_mode & 0o077:
+            return None  # asyncpg warns of it
+        hosts = {self.host, "localhost"} if self.host.startswith("/") else {self.host}
+        for line in path.read_text("utf-8").splitlines():
+            fields = [re.sub(r"\\(.)", r"\1", field) for field in re.findall(r"((?:\\.|[^:\\])*)(?::|$)", line)]
+            wanted = zip(fields, (hosts, {str(self.port)}, {self.database}, {self.user}), strict=False)
+            if len(fields) > 4 and not line.startswith("#") and all(f == "*" or f in known for f, known in wanted):
+                return fields[4] or None
+        return None
 
     def _ssl(self) -> ssl.SSLContext | bool:
         mode = self.sslmode or ("disable" if self.is_local else "verify-full")

@@ -117,7 +117,8 @@ class DatabaseManager:
         # A deadline here too: a nested transaction that awaits a task of the outer one would wait for itself.
         deadline_s = self.config.acquire_timeout_s
         try:
-            await asyncio.wait_for(transaction.lock.acquire(), deadline_s)
+            async with asyncio.timeout(deadline_s):
+                await transaction.lock.acquire()
         except TimeoutError as error:
             raise AcquireTimeoutError(f"no turn in the transaction within {deadline_s:g} s") from error
         try:
@@ -280,7 +281,8 @@ class DatabaseManager:
                     await closer()
                 except Exception as error:  # a closer that fails keeps neither the others nor the pool open
                     logger.warning("while closing, %r failed: %s", closer, error or type(error).__name__)
-            await asyncio.wait_for(self._pool.close(), timeout=self.config.acquire_timeout_s)
+            async with asyncio.timeout(self.config.acquire_timeout_s):
+                await self._pool.close()
         except TimeoutError:
             logger.warning("connections still in use after %g s are cut", self.config.acquire_timeout_s)
         finally:
