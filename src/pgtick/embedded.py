@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import socket
 import subprocess
 import time
 import warnings
@@ -102,15 +103,24 @@ def start_embedded(data_dir: Path | None = None) -> EmbeddedServer:
     while True:
         try:
             handle = get_server(folder)
+            _check_socket(handle)
             break
-        except (subprocess.SubprocessError, AssertionError) as error:
-            # The library asserts that a server which is still recovering is ready, and keeps the failed handle.
+        except (subprocess.SubprocessError, AssertionError, ConnectionError) as error:
+            # The library asserts that a server which is still recovering is ready, joins one that was just killed,
+            # and keeps the failed handle.
             PostgresServer._instances.pop(folder, None)
             if isinstance(error, subprocess.CalledProcessError) or time.monotonic() > deadline:
                 raise PgtickError(f"the embedded server does not start, see its log: {folder / 'log'}") from error
             time.sleep(0.5)
     _forget_the_dead(handle)
     return EmbeddedServer(handle, folder)
+
+
+def _check_socket(handle: Any) -> None:
+    place = handle.get_postmaster_info()
+    if place.socket_dir is not None:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(place.socket_path))
 
 
 def _forget_the_dead(handle: Any) -> None:
