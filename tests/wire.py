@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import pytest
 from hypothesis import strategies as st
 
-from pgtick._fast.encode import EncodedBatch, RowEncoder
+from pgtick._fast.batch import EncodedBatch
+from pgtick._fast.encode import RowEncoder
 from pgtick.errors import RowError
 from pgtick.models import BookTickerSnapshot, EventTime, Row, Sql, TradeSnapshot
 from pgtick.tables import Table

@@ -205,7 +205,7 @@ cdef class SymbolCache:
             row = _row(symbol)
             rows[row[1]] = row
         # The old tables die after the assignment, when their symbols' finalizers can no longer see them.
-        old = self._tables
+        _old = self._tables
         self._tables = _new_tables(rows)
 
     def put(self, symbol not None):

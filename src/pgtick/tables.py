@@ -23,7 +23,24 @@ __all__ = [
 ]
 
 #: The types the encoder knows. Anything else is refused when a Table is made.
-ENCODED_TYPES = frozenset({"int4", "int8", "float8", "numeric", "text", "bool", "timestamptz"})
+ENCODED_TYPES = frozenset(
+    {
+        "bool",
+        "bytea",
+        "date",
+        "float4",
+        "float8",
+        "int2",
+        "int4",
+        "int8",
+        "jsonb",
+        "numeric",
+        "text",
+        "timestamptz",
+        "uuid",
+        "varchar",
+    }
+)
 
 
 def quote_identifier(name: str) -> str:

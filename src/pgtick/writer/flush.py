@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import asyncpg
 import msgspec
 
-from pgtick._fast.encode import EncodedBatch, RowEncoder
+from pgtick._fast.batch import EncodedBatch
+from pgtick._fast.encode import RowEncoder
 from pgtick.connection import DatabaseManager, get_db_manager
 from pgtick.engines import get_engine
 from pgtick.errors import RowError
