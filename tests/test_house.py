@@ -21,7 +21,7 @@ MIGRATIONS = ROOT / "migrations"
 # Rooms from the ground up: a module may import from its own floor and from those below.
 FLOORS = [
     {"errors"},
-    {"models", "tables", "config"},
+    {"rules", "models", "tables", "config"},
     {"_fast"},
     {"connection", "embedded"},
     {"engines", "cache_operations", "migrator", "migrations"},

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar
+from uuid import UUID
 
 import msgspec
 import numpy as np
@@ -16,7 +17,7 @@ from pgtick import models
 from pgtick._fast.encode import RowEncoder
 from pgtick.errors import ValidationError
 from pgtick.models import Row, Sql
-from pgtick.tables import BUILT_IN_TABLES, Table
+from pgtick.tables import BUILT_IN_TABLES, ENCODED_TYPES, Table
 
 NOW = datetime.now(UTC)
 
@@ -40,10 +41,18 @@ class Everything(Row, kw_only=True):
     text: Annotated[Any, Sql(type="text")] = ""
     side: Annotated[Any, Sql(type="text", rule=("buy", "sell"))] = "buy"
     flag: Annotated[Any, Sql(type="bool")] = True
+    tiny: Annotated[Any, Sql(type="int2", rule="> 0")] = 1
+    single: Annotated[Any, Sql(type="float4", rule=">= 0")] = 1
+    name: Annotated[Any, Sql(type="varchar")] = ""
+    day: Annotated[Any, Sql(type="date")] = NOW.date()
+    key: Annotated[Any, Sql(type="uuid")] = UUID(int=0)
+    raw: Annotated[Any, Sql(type="bytea")] = b""
+    extra: Annotated[Any, Sql(type="jsonb")] = ()
 
 
 EVERYTHING = Table("everything", Everything, key=("small", "timestamp"))
 ENCODER = RowEncoder(EVERYTHING)
+assert {column.type for column in EVERYTHING.columns} == ENCODED_TYPES
 COLUMNS = EVERYTHING.column_names
 
 
@@ -98,7 +107,10 @@ HOSTILE: list[Any] = [
     datetime(2009, 1, 1, 1, tzinfo=timezone(timedelta(hours=2))),
     NOW + timedelta(hours=23), NOW + timedelta(hours=25), NOW + timedelta(days=30), NOW + timedelta(days=32),
     NOW.date(), NOW.timestamp(), 1_700_000_000_000, "2024-01-01T00:00:00Z",
-    [], (), {}, object, 1j,
+    [], (), {}, object, 1j, [float("nan")], {"a": "\0"}, ["\\u0000"], ["\ud800"], {1: 2}, {(): 1}, {"a": [None, 1.5]},
+    msgspec.Raw(b"{}"), UUID(int=5), "00000000-0000-0000-0000-000000000005", "{00000000000000000000000000000005}",
+    32767, 32768, -32769, 3.4028235e38, 3.5e38, 2.0**-150, -(2.0**-150), 1.5e-45, 1e-46, memoryview(b"abcd")[::2],
+    date(1, 1, 1), date(2008, 1, 1), date(9999, 12, 31),
 ]  # fmt: skip
 
 VALUES = st.one_of(
