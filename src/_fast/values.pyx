@@ -211,7 +211,7 @@ cdef int _to_bytea(Buffer *out, Plan *plan, object value, Clock *clock) except -
         return NOT_BYTES
     try:
         PyObject_GetBuffer(value, &view, PyBUF_SIMPLE)
-    except BufferError:
+    except (BufferError, ValueError):  # not contiguous: NumPy raises the second
         return NOT_BYTES
     try:
         if view.len > _MAX_BYTES:

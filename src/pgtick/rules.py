@@ -183,11 +183,12 @@ def _check_uuid(value: Any, _: Sql) -> str | None:
 
 def _check_bytea(value: Any, _: Sql) -> str | None:
     try:
-        if memoryview(value).c_contiguous:
-            return None
+        view = memoryview(value)
     except TypeError:
-        pass
-    return "must be bytes or another buffer"
+        return "must be bytes or another buffer"
+    if not view.c_contiguous:
+        return "must be bytes or another buffer"
+    return "must be shorter than 1 GB" if view.nbytes >= 1 << 30 else None
 
 
 def _check_json(value: Any, _: Sql) -> str | None:
