@@ -49,22 +49,23 @@ cdef object _number(object value):
 @cython.final
 @cython.no_gc
 cdef class _Row:
-    """A symbol with its attributes, read once."""
+    """A symbol with its attributes, read once; in an order that keeps what one look-up reads close together."""
 
-    cdef object symbol
-    cdef object id
-    cdef object exchange
     cdef object base
     cdef object quote
+    cdef object symbol
+    cdef object exchange
     cdef object venue
+    cdef object id
     cdef PyObject* namesake  # the next row of the same (exchange, venue's own symbol), in no order
     cdef int32_t int4  # the id; 0 where int4 does not hold it
     cdef int rank
 
-    cdef bint beats(self, _Row other) noexcept:
-        if self.rank != other.rank:
-            return self.rank > other.rank
-        return self.id > other.id
+
+cdef bint _beats(_Row row, _Row other) noexcept:
+    if row.rank != other.rank:
+        return row.rank > other.rank
+    return row.id > other.id
 
 
 cdef _Row _new_row(object symbol):
@@ -99,9 +100,9 @@ cdef class _Tables:
         for number in rows:
             if 0 <= number < MAX_SLOTS and number >= top:
                 top = number + 1
-        # At most half full (a third when new), so that a miss ends after a probe or two.
+        # At most half full, so that a miss ends after a probe or two.
         cdef uint64_t size = 16
-        while size < 3 * <uint64_t>len(rows):
+        while size < 2 * (<uint64_t>len(rows) + 1):
             size <<= 1
         self.rows = rows
         self.grow_slots(top)
@@ -137,7 +138,7 @@ cdef class _Tables:
         if 0 <= row.id < MAX_SLOTS:
             slot = row.id
             if slot >= self.arrays.n_slots:
-                self.grow_slots(min(max(slot + 1, 2 * self.arrays.n_slots), MAX_SLOTS))
+                self.grow_slots(min(max(slot + 1, 2 * self.arrays.n_slots), <size_t>MAX_SLOTS))
         self.rows[row.id] = row
         self.index(row)
         return 0
@@ -148,13 +149,13 @@ cdef class _Tables:
             self.arrays.slots[slot] = <PyObject*>row.symbol
         cdef uint64_t h = _hash_pair(row.exchange, row.base, row.quote)
         cdef Entry* entry = _pair_entry(&self.arrays, h, row.exchange, row.base, row.quote)
-        if entry.row == NULL or row.beats(<_Row>entry.row):
+        if entry.row == NULL or _beats(row, <_Row>entry.row):
             entry.hash = h
             entry.row = <PyObject*>row
         h = _hash_venue(row.exchange, row.venue)
         entry = _venue_entry(&self.arrays, h, row.exchange, row.venue)
         row.namesake = entry.row
-        if entry.row == NULL or row.beats(<_Row>entry.row):
+        if entry.row == NULL or _beats(row, <_Row>entry.row):
             entry.hash = h
             entry.row = <PyObject*>row
         else:
