@@ -314,7 +314,7 @@ def test_nothing_leaks_over_many_rounds() -> None:
     assert traced[2] - traced[1] < 10_000, traced  # one float a round would be 2,400
 
 
-@pytest.mark.parametrize("n", [100, 10_000])
+@pytest.mark.parametrize("n", [100, 1000, 8192, 43_691])
 def test_memory_a_symbol_is_at_most_what_the_docstring_says(n: int) -> None:
     symbols = [make(i, f"B{i}") for i in range(1, n + 1)]
     cache = SymbolCache()
@@ -322,4 +322,4 @@ def test_memory_a_symbol_is_at_most_what_the_docstring_says(n: int) -> None:
     cache.load(symbols)
     n_bytes = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert 100 < n_bytes / n < 400
+    assert 100 < n_bytes / n < 280

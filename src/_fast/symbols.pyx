@@ -69,7 +69,8 @@ cdef class SymbolCache:
     """Symbols by id, by (exchange, base, quote) and by (exchange, venue's own symbol).
 
     Names match byte for byte. Of several symbols under one name: the active before the inactive, then the one
-    without expiry, then the highest id. ``cache[id]`` is ``get`` that raises KeyError, and the fastest way.
+    without expiry, then the highest id. ``cache[id]`` is ``get`` that raises KeyError, and the fastest way. Iterating
+    gives symbols, ``in`` asks for an id. Beside the symbols themselves it takes 190 to 280 bytes for each.
 
     Threads may share it: a look-up, of a whole array too, sees one state, either before or after a ``load`` or
     ``put``; a ``put`` is lost only to a ``load`` that ends after it; counters are exact. That rests on the GIL, which
@@ -224,7 +225,7 @@ cdef class SymbolCache:
 
     def symbols(self):
         """Return a list of all symbols."""
-        return [(<tuple>row)[0] for row in self._tables.rows.values()]
+        return [(<_Row>row).symbol for row in self._tables.rows.values()]
 
     @property
     def size(self):
