@@ -6,6 +6,7 @@ UndefinedBehaviorSanitizer (.ci/sanitize).
 
 import os
 import sys
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -36,7 +37,7 @@ EXTENSIONS = [
         extra_compile_args=FLAGS + CXX_FLAGS,
         extra_link_args=LINK_FLAGS,
     )
-    for name in ("batch", "encode", "numeric", "rules", "symbols", "times", "values")
+    for name in sorted(path.stem for path in Path("src/_fast").glob("*.pyx"))
 ]
 
 setup(

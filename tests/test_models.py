@@ -109,7 +109,8 @@ HOSTILE: list[Any] = [
     NOW + timedelta(hours=23), NOW + timedelta(hours=25), NOW + timedelta(days=30), NOW + timedelta(days=32),
     NOW.date(), NOW.timestamp(), 1_700_000_000_000, "2024-01-01T00:00:00Z",
     [], (), {}, object, 1j, 32767, 32768, -32769, 3.4e38, 3.5e38, 1e-45, 1e-46, 7e-46, date.min, date.max, UUID(int=0),
-    str(UUID(int=0)), UUID(int=0).bytes, "0" * 32, memoryview(b"abcd")[::2], np.arange(3), np.arange(4)[::2], {"a": "\0"}, "\\u0000",
+    str(UUID(int=0)), UUID(int=0).bytes, "0" * 32, memoryview(b"abcd")[::2], np.arange(3), np.arange(4)[::2],
+    {"a": "\0"}, "\\u0000",
     {"a": float("nan")}, {1: 2}, {(1,): 2}, [NOW], {"a": "\ud800"}, msgspec.Raw(b"{"), [[]] * 3,
 ]  # fmt: skip
 

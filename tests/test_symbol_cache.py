@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from pgtick._fast.symbols import SymbolCache
 from pgtick.models import CachedSymbol
 
+pytestmark = pytest.mark.core
+
 EXPIRY = datetime(2030, 1, 1, tzinfo=UTC)
 names = st.sampled_from(NAMES) | st.text(max_size=3)
 ids = st.integers(-3, 30) | st.sampled_from([2**24 - 1, 2**24, 2**31, 2**63, -(2**63) - 1, 2**200])

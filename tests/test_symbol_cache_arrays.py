@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from pgtick._fast.symbols import SymbolCache
 
+pytestmark = pytest.mark.core
+
 SYMBOLS = [make(i, f"B{i}") for i in range(1, 40)] + [
     make(90 + i, exchange_symbol=name) for i, name in enumerate(NAMES)
 ]

@@ -21,6 +21,8 @@ from cached import check_against_oracle, make
 from pgtick._fast.symbols import SymbolCache
 from pgtick.models import CachedSymbol
 
+pytestmark = pytest.mark.core
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -130,7 +132,8 @@ def test_free_threading_is_not_declared(tmp_path: Path) -> None:
     pytest.importorskip("Cython")
     assert "freethreading" not in (ROOT / "setup.py").read_text("utf-8")
     c_file = tmp_path / "symbols.c"
-    command = [sys.executable, "-m", "cython", "-3", str(ROOT / "src" / "_fast" / "symbols.pyx"), "-o", str(c_file)]
+    source = str(ROOT / "src" / "_fast" / "symbols.pyx")
+    command = [sys.executable, "-m", "cython", "-3", "-I", str(ROOT / "src"), source, "-o", str(c_file)]
     subprocess.run(command, check=True, capture_output=True)
     text = c_file.read_text("utf-8")
     assert "{Py_mod_gil, __Pyx_FREETHREADING_COMPATIBLE}" in text

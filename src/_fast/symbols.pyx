@@ -8,59 +8,18 @@ freethreading_compatible stays off: a free-threaded interpreter turns the GIL ba
 """
 
 cimport cython
-from cpython.bool cimport PyBool_Check
-from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
-from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
 from cpython.dict cimport PyDict_Update
-from cpython.list cimport PyList_GET_ITEM
-from cpython.long cimport PyLong_Check, PyLong_CheckExact
-from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
-from cpython.unicode cimport PyUnicode_Check
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, strchr
+from libc.stdint cimport uint64_t
 
-from pgtick.errors import short_repr as _repr
-
-cdef extern from *:
-    """
-    /* A non-negative int of one digit, else -1; no call into the interpreter. */
-    static CYTHON_INLINE Py_ssize_t pgtick_small(PyObject *number) {
-    #if PY_VERSION_HEX >= 0x030C0000
-        if (PyUnstable_Long_IsCompact((PyLongObject *)number))
-            return PyUnstable_Long_CompactValue((PyLongObject *)number);
-        return -1;
-    #else
-        Py_ssize_t n_digits = Py_SIZE(number);
-        return n_digits == 1 ? (Py_ssize_t)((PyLongObject *)number)->ob_digit[0] : n_digits == 0 ? 0 : -1;
-    #endif
-    }
-
-    /* The hash that an exact str carries, made where it does not yet; never fails. */
-    static CYTHON_INLINE uint64_t pgtick_hash(PyObject *text) {
-        Py_hash_t hash = ((PyASCIIObject *)text)->hash;
-        return (uint64_t)(hash != -1 ? hash : PyObject_Hash(text));
-    }
-
-    /* Of exact strs whose hash was made: so they are in their final form, and comparing them cannot fail. */
-    static CYTHON_INLINE int pgtick_same(PyObject *a, PyObject *b) {
-        if (a == b)
-            return 1;
-        Py_ssize_t n = PyUnicode_GET_LENGTH(a);
-        return n == PyUnicode_GET_LENGTH(b) && PyUnicode_KIND(a) == PyUnicode_KIND(b)
-            && memcmp(PyUnicode_DATA(a), PyUnicode_DATA(b), (size_t)n * PyUnicode_KIND(a)) == 0;
-    }
-    """
-    bint likely(bint) noexcept
-    Py_ssize_t pgtick_small(object number) noexcept
-    uint64_t pgtick_hash(object text) noexcept
-    bint pgtick_same(PyObject* a, object b) noexcept
+from pgtick._fast.symbol_arrays cimport Counts, ids_of, own_ids, own_list, symbols_of
+from pgtick._fast.symbol_tables cimport (
+    Row, Tables, by_any_id, exact_int, exact_text, hash_pair, hash_venue, likely, new_row, new_tables, pair_entry,
+    slot_of, venue_entry,
+)
 
 cdef extern from "Python.h":
     bint PyUnicode_CheckExact(object o)
-
-include "symbols_tables.pxi"
-include "symbols_arrays.pxi"
 
 
 @cython.final
@@ -78,12 +37,12 @@ cdef class SymbolCache:
     a free-threaded interpreter turns back on when it imports this module.
     """
 
-    cdef _Tables _tables
+    cdef Tables _tables
     cdef readonly unsigned long long hits
     cdef readonly unsigned long long misses
 
     def __cinit__(self):
-        self._tables = _new_tables({})
+        self._tables = new_tables({})
 
     def load(self, symbols not None, /):
         """Replace all symbols at once; of several with one id the last counts.
@@ -92,38 +51,38 @@ cdef class SymbolCache:
         """
         cdef dict rows = {}
         for symbol in symbols:
-            row = _new_row(symbol)
+            row = new_row(symbol)
             rows[row.id] = row
         # The old tables die after the assignment, when their symbols' finalizers can no longer see them.
         _old = self._tables
-        self._tables = _new_tables(rows)
+        self._tables = new_tables(rows)
 
     def put(self, symbol not None, /):
         """Add a symbol (amortised O(1)) or replace the one of its id, its old names with it (O(n)).
 
         After an error the cache is as it was.
         """
-        cdef _Row row = _new_row(symbol)
+        cdef Row row = new_row(symbol)
         # Made first: a new container may start a collection, and with it Python code that changes this cache.
         cdef dict rows = {}
-        cdef _Tables old = self._tables
+        cdef Tables old = self._tables
         if row.id not in old.rows and old.has_room():
             old.add(row)
             return
         PyDict_Update(rows, old.rows)
         rows[row.id] = row
-        self._tables = _new_tables(rows)
+        self._tables = new_tables(rows)
 
     def get(self, id, /):
         """Return the symbol of an id, or None."""
-        cdef PyObject* found = _slot(&self._tables.arrays, id)
+        cdef PyObject* found = slot_of(&self._tables.arrays, id)
         if likely(found != NULL):
             self.hits += 1
             return <object>found
         return self.get_any(id)
 
     def __getitem__(self, id):
-        cdef PyObject* found = _slot(&self._tables.arrays, id)
+        cdef PyObject* found = slot_of(&self._tables.arrays, id)
         if likely(found != NULL):
             self.hits += 1
             return <object>found
@@ -136,7 +95,7 @@ cdef class SymbolCache:
         return self.get(id) is not None
 
     cdef object get_any(self, object id):
-        cdef PyObject* found = _by_any_id(self._tables, id)
+        cdef PyObject* found = by_any_id(self._tables, id)
         self.count(found != NULL, found == NULL)
         return None if found == NULL else <object>found
 
@@ -147,26 +106,28 @@ cdef class SymbolCache:
     def find(self, exchange, base, quote):
         """Return the symbol of an exchange's pair, or None."""
         if not likely(PyUnicode_CheckExact(exchange) and PyUnicode_CheckExact(base) and PyUnicode_CheckExact(quote)):
-            return self.find(_text(exchange, "exchange"), _text(base, "base"), _text(quote, "quote"))
-        cdef uint64_t h = _hash_pair(exchange, base, quote)
-        cdef PyObject* row = _pair_entry(&self._tables.arrays, h, exchange, base, quote).row
+            return self.find(exact_text(exchange, "exchange"), exact_text(base, "base"), exact_text(quote, "quote"))
+        cdef uint64_t h = hash_pair(exchange, base, quote)
+        cdef PyObject* row = pair_entry(&self._tables.arrays, h, exchange, base, quote).row
         if row == NULL:
             self.misses += 1
             return None
         self.hits += 1
-        return (<_Row>row).symbol
+        return (<Row>row).symbol
 
     def find_exchange_symbol(self, exchange, exchange_symbol):
         """Return the symbol that a venue calls so, or None."""
         if not likely(PyUnicode_CheckExact(exchange) and PyUnicode_CheckExact(exchange_symbol)):
-            return self.find_exchange_symbol(_text(exchange, "exchange"), _text(exchange_symbol, "exchange_symbol"))
-        cdef uint64_t h = _hash_venue(exchange, exchange_symbol)
-        cdef PyObject* row = _venue_entry(&self._tables.arrays, h, exchange, exchange_symbol).row
+            return self.find_exchange_symbol(
+                exact_text(exchange, "exchange"), exact_text(exchange_symbol, "exchange_symbol")
+            )
+        cdef uint64_t h = hash_venue(exchange, exchange_symbol)
+        cdef PyObject* row = venue_entry(&self._tables.arrays, h, exchange, exchange_symbol).row
         if row == NULL:
             self.misses += 1
             return None
         self.hits += 1
-        return (<_Row>row).symbol
+        return (<Row>row).symbol
 
     def find_ids(self, exchange, exchange_symbols, *, bint require=False):
         """Return the ids of an array of one exchange's own symbols, as a NumPy array of int32.
@@ -178,8 +139,13 @@ cdef class SymbolCache:
         from numpy import frombuffer  # here, so that importing pgtick does not import NumPy
 
         if not PyUnicode_CheckExact(exchange):
-            exchange = _text(exchange, "exchange")
-        return frombuffer(_ids_of(self, exchange, _list(exchange_symbols, "exchange_symbols"), require), "int32")
+            exchange = exact_text(exchange, "exchange")
+        cdef Counts counts = Counts(0, 0)
+        names = own_list(exchange_symbols, "exchange_symbols")
+        try:
+            return frombuffer(ids_of(self._tables, exchange, names, require, &counts), "int32")
+        finally:
+            self.count(counts.hits, counts.misses)
 
     def get_many(self, ids, *, bint require=False):
         """Return a list of the symbols of an array of ids, None for those unknown.
@@ -187,7 +153,12 @@ cdef class SymbolCache:
         Takes integers in anything with the buffer protocol (NumPy, ``array``), in a list, or anything else that
         iterates over ints. With ``require`` an unknown id is a LookupError that tells the first one and its index.
         """
-        return _symbols_of(self, ids, require)
+        cdef Counts counts = Counts(0, 0)
+        ids = own_ids(ids)
+        try:
+            return symbols_of(self._tables, ids, require, &counts)
+        finally:
+            self.count(counts.hits, counts.misses)
 
     def generation(self, id, /):
         """Return which listing of its (exchange, venue's own symbol) the id is: 1 for the first, 2, ...
@@ -197,12 +168,12 @@ cdef class SymbolCache:
         database, which are never deleted; a symbol that is renamed leaves its old name's count. KeyError for an
         unknown id; not counted as a look-up.
         """
-        cdef _Row row = self.row_of(id)
+        cdef Row row = self.row_of(id)
         cdef PyObject* other = self.namesakes(row)
         cdef Py_ssize_t n = 0
         while other != NULL:
-            n += (<_Row>other).id <= row.id
-            other = (<_Row>other).namesake
+            n += (<Row>other).id <= row.id
+            other = (<Row>other).namesake
         return n
 
     def is_current(self, id, /):
@@ -211,22 +182,22 @@ cdef class SymbolCache:
         False: the ticker was listed again (or this one switched off while another is active), so what is held under
         this id is of another generation. KeyError for an unknown id; not counted as a look-up.
         """
-        cdef _Row row = self.row_of(id)
+        cdef Row row = self.row_of(id)
         return self.namesakes(row) == <PyObject*>row
 
-    cdef _Row row_of(self, object id):
-        row = self._tables.rows.get(_number(id))
+    cdef Row row_of(self, object id):
+        row = self._tables.rows.get(exact_int(id))
         if row is None:
             raise KeyError(id)
         return row
 
-    cdef PyObject* namesakes(self, _Row row) noexcept:
-        cdef uint64_t h = _hash_venue(row.exchange, row.venue)
-        return _venue_entry(&self._tables.arrays, h, row.exchange, row.venue).row
+    cdef PyObject* namesakes(self, Row row) noexcept:
+        cdef uint64_t h = hash_venue(row.exchange, row.venue)
+        return venue_entry(&self._tables.arrays, h, row.exchange, row.venue).row
 
     def symbols(self):
         """Return a list of all symbols."""
-        return [(<_Row>row).symbol for row in self._tables.rows.values()]
+        return [(<Row>row).symbol for row in self._tables.rows.values()]
 
     @property
     def size(self):

@@ -1,11 +1,30 @@
-"""Whole arrays through a SymbolCache: names to ids, ids to symbols. Part of symbols.pyx.
+"""Whole arrays through a SymbolCache: names to ids, ids to symbols.
 
 Arrow arrays come through their ``tolist`` like any other; reading their buffers in place would be one more branch
-beside _list.
+beside own_list.
 """
 
+from cpython.bool cimport PyBool_Check
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
+from cpython.list cimport PyList_GET_ITEM
+from cpython.long cimport PyLong_Check
+from cpython.object cimport PyObject
+from cpython.unicode cimport PyUnicode_Check
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, strchr
 
-cdef list _list(object values, str name):
+from pgtick._fast.symbol_tables cimport (
+    MAX_SLOTS, Row, Tables, by_any_id, exact_text, hash_venue, likely, slot_of, venue_entry,
+)
+
+from pgtick.errors import short_repr as _repr
+
+cdef extern from "Python.h":
+    bint PyUnicode_CheckExact(object o)
+
+
+cdef list own_list(object values, str name):
     """Return the values in a list that nobody else holds, so that it stays as it is while it is walked."""
     if not isinstance(values, (str, bytes)) and hasattr(values, "tolist"):
         values = values.tolist()  # in C, where iterating an array makes a NumPy scalar of each
@@ -14,8 +33,7 @@ cdef list _list(object values, str name):
     return list(values)
 
 
-cdef object _ids_of(SymbolCache cache, object exchange, list names, bint require):
-    cdef _Tables tables = cache._tables  # the same state for all
+cdef object ids_of(Tables tables, object exchange, list names, bint require, Counts* counts):
     cdef Py_ssize_t i, n = len(names), n_found = 0
     cdef PyObject* row
     ids = PyByteArray_FromStringAndSize(NULL, n * sizeof(int32_t))
@@ -25,24 +43,23 @@ cdef object _ids_of(SymbolCache cache, object exchange, list names, bint require
         if not likely(PyUnicode_CheckExact(name)):
             if not PyUnicode_Check(name):
                 raise TypeError(f"exchange_symbols[{i}] must be a str, not {type(name).__name__}")
-            name = _text(name, "exchange_symbol")
-        row = _venue_entry(&tables.arrays, _hash_venue(exchange, name), exchange, name).row
+            name = exact_text(name, "exchange_symbol")
+        row = venue_entry(&tables.arrays, hash_venue(exchange, name), exchange, name).row
         if row != NULL:
-            out[i] = (<_Row>row).int4
+            out[i] = (<Row>row).int4
             if out[i] == 0:
-                raise OverflowError(f"exchange_symbols[{i}]: id {(<_Row>row).id} of {_repr(name)} is 0 or not int4")
+                raise OverflowError(f"exchange_symbols[{i}]: id {(<Row>row).id} of {_repr(name)} is 0 or not int4")
             n_found += 1
         elif require:
-            cache.count(i, 1)
+            counts[0] = Counts(i, 1)
             raise LookupError(f"exchange_symbols[{i}]: {_repr(exchange)} has no symbol {_repr(name)}")
         else:
             out[i] = 0
-    cache.count(n_found, n - n_found)
+    counts[0] = Counts(n_found, n - n_found)
     return ids
 
 
-cdef list _symbols_of_list(SymbolCache cache, list ids, bint require):
-    cdef _Tables tables = cache._tables
+cdef list _symbols_of_list(Tables tables, list ids, bint require, Counts* counts):
     cdef Py_ssize_t i, n_found = 0
     cdef PyObject* symbol
     found = []
@@ -50,20 +67,19 @@ cdef list _symbols_of_list(SymbolCache cache, list ids, bint require):
         number = <object>PyList_GET_ITEM(ids, i)
         if not PyLong_Check(number) or PyBool_Check(number):
             raise TypeError(f"ids[{i}] must be an int, not {type(number).__name__}")
-        symbol = _slot(&tables.arrays, number)
+        symbol = slot_of(&tables.arrays, number)
         if symbol == NULL:
-            symbol = _by_any_id(tables, number)
+            symbol = by_any_id(tables, number)
         if symbol == NULL and require:
-            cache.count(i, 1)
+            counts[0] = Counts(i, 1)
             raise LookupError(f"ids[{i}]: there is no symbol {number}")
         n_found += symbol != NULL
         found.append(None if symbol == NULL else <object>symbol)
-    cache.count(n_found, len(ids) - n_found)
+    counts[0] = Counts(n_found, len(ids) - n_found)
     return found
 
 
-cdef list _symbols_of_buffer(SymbolCache cache, Py_buffer* view, bint require):
-    cdef _Tables tables = cache._tables
+cdef list _symbols_of_buffer(Tables tables, Py_buffer* view, bint require, Counts* counts):
     cdef Py_ssize_t i, n = view.shape[0], n_found = 0
     cdef PyObject* symbol
     cdef uint64_t value
@@ -73,14 +89,14 @@ cdef list _symbols_of_buffer(SymbolCache cache, Py_buffer* view, bint require):
         value = _load(<char*>view.buf + i * view.strides[0], view.itemsize, signed)
         symbol = tables.arrays.slots[value] if value < tables.arrays.n_slots else NULL
         if symbol == NULL and value >= MAX_SLOTS:
-            symbol = _by_any_id(tables, _number_of(value, signed))
+            symbol = by_any_id(tables, _number_of(value, signed))
         if symbol != NULL:
             found[i] = <object>symbol
             n_found += 1
         elif require:
-            cache.count(i, 1)
+            counts[0] = Counts(i, 1)
             raise LookupError(f"ids[{i}]: there is no symbol {_number_of(value, signed)}")
-    cache.count(n_found, n - n_found)
+    counts[0] = Counts(n_found, n - n_found)
     return found
 
 
@@ -92,13 +108,6 @@ cdef object _number_of(uint64_t value, bint signed):
 
 cdef bint _is_signed(Py_buffer* view) noexcept:
     return strchr("bhilqn", view.format[0]) != NULL
-
-
-cdef bint _holds_ints(Py_buffer* view) noexcept:
-    """Whether the buffer is one row of integers in the machine's own format."""
-    if view.ndim != 1 or view.format == NULL or view.format[0] == 0 or view.format[1] != 0:
-        return False
-    return strchr("bhilqnBHILQN", view.format[0]) != NULL
 
 
 # Sign-extended: a negative number becomes one beyond every slot. memcpy: a strided item may lie unaligned.
@@ -122,16 +131,24 @@ cdef inline uint64_t _load(const char* item, Py_ssize_t size, bint signed) noexc
     return <uint64_t><int64_t>(<const int8_t*>item)[0] if signed else (<const uint8_t*>item)[0]
 
 
-cdef list _symbols_of(SymbolCache cache, object ids, bint require):
-    cdef Py_buffer view
+cdef object own_ids(object ids):
+    """Return a memoryview where the ids are one row of integers in the machine's own format, else a list."""
     if PyObject_CheckBuffer(ids) and not isinstance(ids, bytes):
         try:
-            PyObject_GetBuffer(ids, &view, PyBUF_FORMAT | PyBUF_STRIDES)
+            view = memoryview(ids)
         except (BufferError, ValueError):  # NumPy has no buffer format for a time
-            return _symbols_of_list(cache, _list(ids, "ids"), require)
-        try:
-            if _holds_ints(&view):
-                return _symbols_of_buffer(cache, &view, require)
-        finally:
-            PyBuffer_Release(&view)
-    return _symbols_of_list(cache, _list(ids, "ids"), require)
+            return own_list(ids, "ids")
+        if view.ndim == 1 and len(view.format) == 1 and view.format in "bhilqnBHILQN":
+            return view
+    return own_list(ids, "ids")
+
+
+cdef list symbols_of(Tables tables, object ids, bint require, Counts* counts):
+    cdef Py_buffer view
+    if isinstance(ids, list):
+        return _symbols_of_list(tables, ids, require, counts)
+    PyObject_GetBuffer(ids, &view, PyBUF_FORMAT | PyBUF_STRIDES)
+    try:
+        return _symbols_of_buffer(tables, &view, require, counts)
+    finally:
+        PyBuffer_Release(&view)
