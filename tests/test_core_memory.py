@@ -10,15 +10,12 @@ from decimal import Decimal
 from uuid import UUID
 
 import pytest
-from wire import WHEN, WIDE, book, fields, trade
+from wire import WHEN, WIDE, book, fields, trade, untraced
 
 from pgtick._fast.encode import RowEncoder
 from pgtick.tables import BOOK_TICKERS, TRADES, Table
 
-pytestmark = [
-    pytest.mark.core,
-    pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer would be without memory too, and keeps frames"),
-]
+pytestmark = [pytest.mark.core, untraced]
 
 # Long texts and odd numbers take the ways that allocate; the refused ones make errors.
 WIDE_ROWS = [

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cached import check_against_oracle, make
+from wire import untraced
 
 from pgtick._fast.symbols import SymbolCache
 from pgtick.models import CachedSymbol
@@ -71,6 +72,7 @@ def run_all(workers: list[Callable[[], None]]) -> None:
         raise errors[0]
 
 
+@untraced
 @pytest.mark.usefixtures("eager_switches")
 def test_threads_look_up_while_others_swap_see_one_state_and_count_exactly() -> None:
     cache = SymbolCache()
@@ -108,6 +110,7 @@ def test_threads_look_up_while_others_swap_see_one_state_and_count_exactly() -> 
     assert (cache.hits, cache.misses) == (sum(asked), 0)
 
 
+@untraced
 @pytest.mark.usefixtures("eager_switches")
 def test_threads_put_at_once_none_is_lost() -> None:
     cache = SymbolCache()
@@ -246,6 +249,7 @@ def test_names_of_one_hash_are_told_apart_by_their_text() -> None:
     ],
     ids=["load", "put known", "put new", "put far", "find_ids", "get_many buffer", "get_many list"],
 )
+@untraced
 def test_allocation_fails_at_each_place_in_turn_the_cache_is_as_it_was(change: Callable[[SymbolCache], Any]) -> None:
     testcapi = pytest.importorskip("_testcapi")
     before = [make(1), make(2, "ETH"), make(3, is_active=False), make(2**35, "FAR")]
@@ -299,6 +303,7 @@ def exercise(cache: SymbolCache, symbols: list[CachedSymbol], numbers: Any, name
             ask()
 
 
+@untraced
 def test_nothing_leaks_over_many_rounds() -> None:
     cache = SymbolCache()
     symbols = [make(i, f"B{i}") for i in range(50)] + [make(2**40, "FAR")]
