@@ -58,7 +58,7 @@ class _Recorder(DatabaseManager):
         for row in rows:
             await self.execute(query, *row)
 
-    async def fetchval(self, query: str, *args: object) -> Any:
+    async def fetchval(self, query: str, *args: object, resets: bool = True) -> Any:
         if args or query not in self._answers:
             raise MigrationError(f"it needs a database to answer: {query}")
         return self._answers[query]

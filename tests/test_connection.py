@@ -551,3 +551,20 @@ async def test_symbol_registered_in_a_rolled_back_transaction_is_not_in_memory(d
     assert db.symbols.get(symbol.id) is None
     again = await resolve_symbol("KRAKEN_SPOT", "BTC", "USD")
     assert await db.fetchval("SELECT count(*) FROM symbols WHERE id = $1", again.id) == 1
+
+
+async def test_session_is_reset_unless_the_statement_says_it_changed_nothing(config: DatabaseConfig) -> None:
+    db = await open_manager(msgspec.structs.replace(config, max_connections=1))
+    try:
+        change, show = "SELECT set_config('application_name', $1, false)", "SHOW application_name"
+        assert await db.fetchval(change, "changed") == "changed"
+        assert await db.fetchval(show) == ""
+        await db.fetchval(change, "kept", resets=False)
+        assert await db.fetchval(show) == "kept"
+        assert await db.fetchval(show) == ""
+        with pytest.raises(asyncpg.DivisionByZeroError):
+            await db.fetchrow("SELECT 1 / 0", resets=False)
+        assert await db.fetchval("SELECT 1") == 1
+        assert db.pool_state()["idle"] == 1
+    finally:
+        await db.close()

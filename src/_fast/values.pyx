@@ -43,7 +43,7 @@ cdef extern from "Python.h":
 cdef object _MICROSECOND = _timedelta(microseconds=1)
 cdef Py_ssize_t _MAX_BYTES = 0x3FFFFFFF
 # An escaped NUL, which jsonb cannot hold; the backslashes before it are whole pairs.
-cdef object _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+cdef str _ESCAPED_NUL = r"(?<!\\)(?:\\\\)*\\u0000"
 
 
 cdef int _to_int8(Buffer *out, Plan *plan, object value, Clock *clock) except -1:
@@ -230,7 +230,7 @@ cdef int _to_jsonb(Buffer *out, Plan *plan, object value, Clock *clock) except -
             text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
         except (TypeError, ValueError, RecursionError):
             return NOT_JSON
-        if "\\u0000" in text and _ESCAPED_NUL.search(text):
+        if "\\u0000" in text and re.search(_ESCAPED_NUL, text):
             return HAS_NUL
         try:
             data = text.encode()

@@ -131,7 +131,7 @@ async def refresh_symbol(symbol_id: int) -> None:
 async def _fetch(db: DatabaseManager, condition: str, *args: object) -> CachedSymbol | None:
     """Bring what fulfils the condition into memory; return the one that its name leads to."""
     async with _reading(db):
-        symbols = [CachedSymbol(**row) for row in await db.fetch(_SELECT + condition + _ORDER, *args)]
+        symbols = [CachedSymbol(**row) for row in await db.fetch(_SELECT + condition + _ORDER, *args, resets=False)]
         for symbol in symbols:
             db.symbols.put(symbol)
     return symbols[-1] if symbols else None

@@ -66,7 +66,9 @@ class DatabaseManager:
     ``symbols`` is the symbol cache of this database, filled by ``cache_operations``.
     """
 
-    def __init__(self, config: DatabaseConfig, pool: Any, server_version: int) -> None:
+    def __init__(
+        self, config: DatabaseConfig, pool: Any, server_version: int, unchanged: set[int] | None = None
+    ) -> None:
         self.config = config
         self.server_version = server_version
         self.symbols = SymbolCache()
@@ -74,6 +76,7 @@ class DatabaseManager:
         self._transaction: ContextVar[_Transaction | None] = ContextVar("pgtick_transaction", default=None)
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._closed = False
+        self._unchanged = set() if unchanged is None else unchanged
 
     def __repr__(self) -> str:
         return f"DatabaseManager({self.config!r})"
@@ -88,11 +91,13 @@ class DatabaseManager:
         return self._current() is not None
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Any]:
+    async def _connection(self, *, resets: bool = True) -> AsyncIterator[Any]:
         """Yield the connection for one statement: the transaction's when it is this task's turn, or the pool's."""
         transaction = self._current()
         if transaction is None:
             async with self.acquire() as connection:
+                if not resets:
+                    self._unchanged.add(connection.get_server_pid())
                 with self._statement_deadline():
                     yield connection
             return
@@ -217,19 +222,23 @@ class DatabaseManager:
         async with self._connection() as connection:
             await connection.executemany(query, rows)
 
-    async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
-        """Return all rows."""
-        async with self._connection() as connection:
+    async def fetch(self, query: str, *args: object, resets: bool = True) -> list[asyncpg.Record]:
+        """Return all rows.
+
+        ``resets=False``, here and below: the statement cannot have changed the session (no set_config, no lock of
+        the session), so that the round trip that resets it for the next one is left out.
+        """
+        async with self._connection(resets=resets) as connection:
             return list(await connection.fetch(query, *args))
 
-    async def fetchrow(self, query: str, *args: object) -> asyncpg.Record | None:
+    async def fetchrow(self, query: str, *args: object, resets: bool = True) -> asyncpg.Record | None:
         """Return the first row, or None."""
-        async with self._connection() as connection:
+        async with self._connection(resets=resets) as connection:
             return await connection.fetchrow(query, *args)
 
-    async def fetchval(self, query: str, *args: object) -> Any:
+    async def fetchval(self, query: str, *args: object, resets: bool = True) -> Any:
         """Return the first column of the first row, or None."""
-        async with self._connection() as connection:
+        async with self._connection(resets=resets) as connection:
             return await connection.fetchval(query, *args)
 
     async def copy_records_to_table(
@@ -249,7 +258,7 @@ class DatabaseManager:
 
     async def copy_binary_to_table(self, table: str, columns: Sequence[str], chunks: Iterable[bytes]) -> int:
         """Send a finished COPY BINARY stream; return the server's count."""
-        async with self._connection() as connection:
+        async with self._connection(resets=False) as connection:
             tag = await connection.copy_to_table(
                 table, source=_async_chunks(chunks), columns=list(columns), format="binary"
             )
@@ -336,8 +345,16 @@ async def connect(config: DatabaseConfig) -> Any:
 
 async def open_manager(config: DatabaseConfig) -> DatabaseManager:
     """Open a pool without any start step and without publishing it."""
+    unchanged: set[int] = set()  # connections, by the server's pid, on their way back without a reset
+
+    async def reset(connection: Any) -> None:
+        try:
+            unchanged.remove(connection.get_server_pid())
+        except KeyError:
+            await connection.execute(connection.get_reset_query())
+
     pool = asyncpg.create_pool(
-        min_size=config.min_connections, max_size=config.max_connections, **config.connect_kwargs()
+        min_size=config.min_connections, max_size=config.max_connections, reset=reset, **config.connect_kwargs()
     )
     try:
         await pool
@@ -349,7 +366,7 @@ async def open_manager(config: DatabaseConfig) -> DatabaseManager:
     except BaseException:
         pool.terminate()
         raise
-    return DatabaseManager(config, pool, version)
+    return DatabaseManager(config, pool, version, unchanged)
 
 
 async def initialize_database(config: DatabaseConfig | None = None) -> DatabaseManager:

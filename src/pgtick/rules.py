@@ -27,13 +27,13 @@ _MAX_SCALE = 16383
 _MAX_DIGITS = 131072
 _MAX_BITS = 435412
 
-_DECIMAL_TEXT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE]([+-]?[0-9]+))?")
-_NOT_FINITE_TEXT = re.compile(r"[+-]?(?:s?nan|inf|infinity)", re.ASCII | re.IGNORECASE)
+_DECIMAL_TEXT = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE]([+-]?[0-9]+))?"
+_NOT_FINITE_TEXT = r"(?ai)[+-]?(?:s?nan|inf|infinity)"
 _NOT_NUMBER = "must be a number: float, Decimal, int, or decimal text"
 _NOT_FINITE = "must be finite"
 _TOO_LARGE = "must fit numeric"
 # As json writes a NUL; the backslashes before it are whole pairs.
-_ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_ESCAPED_NUL = r"(?<!\\)(?:\\\\)*\\u0000"
 
 
 #: Where a plausible instant begins: the year of the first block.
@@ -80,9 +80,9 @@ def _check_number(value: Any, sql: Sql) -> str | None:
 
 
 def _check_decimal_text(text: str, sql: Sql) -> str | None:
-    match = _DECIMAL_TEXT.fullmatch(text)
+    match = re.fullmatch(_DECIMAL_TEXT, text)
     if match is None:
-        return _NOT_FINITE if _NOT_FINITE_TEXT.fullmatch(text) else _NOT_NUMBER
+        return _NOT_FINITE if re.fullmatch(_NOT_FINITE_TEXT, text) else _NOT_NUMBER
     exponent = (match[1] or "").lstrip("+-0")
     if len(exponent) > 10 or int(exponent or 0) > _MAX_EXPONENT:  # before int() and Decimal() meet it
         return _TOO_LARGE
@@ -198,7 +198,7 @@ def _check_json(value: Any, _: Sql) -> str | None:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
         return "must be a JSON value with finite numbers, or msgspec.Raw"
-    if _ESCAPED_NUL.search(text):
+    if re.search(_ESCAPED_NUL, text):
         return "must not contain NUL"
     return _check_text(text, Sql(type="text"))
 

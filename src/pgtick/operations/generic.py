@@ -54,11 +54,12 @@ async def insert(table: Table, row: object, *, time_unit: str | None = None) -> 
     places = ", ".join(f"${n}" for n in range(1, len(names) + 1))
     name = quote_identifier(table.name)
     query = f"INSERT INTO {name} ({columns}) VALUES ({places}) ON CONFLICT DO NOTHING RETURNING {returned}"
-    inserted = await send(db, table, days, lambda: db.fetchrow(query, *values))
+    inserted = await send(db, table, days, lambda: db.fetchrow(query, *values, resets=False))
     if inserted is not None or not table.has_id:
         return inserted[0] if inserted is not None else None
     condition = " AND ".join(f"{quote_identifier(key)} = ${n}" for n, key in enumerate(table.key, 1))
-    existing: int = await db.fetchval(f"SELECT id FROM {name} WHERE {condition}", *(by_name[key] for key in table.key))
+    key = [by_name[column] for column in table.key]
+    existing: int = await db.fetchval(f"SELECT id FROM {name} WHERE {condition}", *key, resets=False)
     return existing
 
 
@@ -110,10 +111,11 @@ async def get_latest(table: Table, *ids: object, decimals: bool = False) -> Any 
     now = datetime.now(UTC)
     db = get_db_manager()
     for window in LATEST_WINDOWS:
-        record = await db.fetchrow(f"{head} AND {time} > ${len(ids) + 1} ORDER BY {order} LIMIT 1", *ids, now - window)
+        query = f"{head} AND {time} > ${len(ids) + 1} ORDER BY {order} LIMIT 1"
+        record = await db.fetchrow(query, *ids, now - window, resets=False)
         if record is not None:
             return _to_model(table, record, decimals)
-    record = await db.fetchrow(f"{head} ORDER BY {order} LIMIT 1", *ids)
+    record = await db.fetchrow(f"{head} ORDER BY {order} LIMIT 1", *ids, resets=False)
     return None if record is None else _to_model(table, record, decimals)
 
 
@@ -150,6 +152,7 @@ async def get_history(
         start,
         end,
         limit,
+        resets=False,
     )
     return [_to_model(table, record, decimals) for record in records]
 
