@@ -13,6 +13,7 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport int32_t, int64_t, uint8_t
 
 from pgtick._fast.batch cimport MAX_KEYS, EncodedBatch
+from pgtick._fast.columns cimport PY_SSIZE_T_MAX, Columns, open_columns
 from pgtick._fast.hashing cimport number_of, xxh64
 from pgtick._fast.rules cimport IS_NULL, MISSING, Clock, Plan, refusal
 from pgtick._fast.times cimport set_clock
@@ -151,6 +152,10 @@ cdef class RowEncoder:
             raise ValueError(f"{self.name}: more than {MAX_KEYS} content keys")
 
     def __dealloc__(self):
+        cdef Py_ssize_t i
+        if self.plans != NULL:
+            for i in range(self.n):
+                PyMem_RawFree(self.plans[i].allowed)
         PyMem_RawFree(self.plans)
 
     def encode(self, rows, *, time_unit=None):
@@ -175,6 +180,18 @@ cdef class RowEncoder:
                 out.add_day(last_day)
             index += 1
         return out
+
+    def encode_columns(self, columns, *, time_unit=None, scales=None, masks=None):
+        """Encode columns: the bytes, days, keys and errors that their rows would give.
+
+        ``columns``: {name: NumPy array, list or a value for all rows}. ``scales``: {name: s} where integers stand for
+        value x 10^-s. ``masks``: {name: bools, true where NULL}. What is wrong with a whole column (its type, its
+        length, a name) is a ValidationError before anything is encoded.
+        """
+        cdef Columns opened = open_columns(
+            self.name, self.columns, self.ignored, self.plans, columns, time_unit, scales, masks
+        )
+        return opened.encode(PY_SSIZE_T_MAX)
 
     def canonical(self, row, *, time_unit=None):
         """Return the row's values in wire order as they will be read back; raises RowError with index 0."""

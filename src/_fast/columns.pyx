@@ -1,0 +1,254 @@
+"""Columns to COPY BINARY: NumPy arrays, Arrow tables, streams; the same bytes that the rows would give.
+
+What a column can be is settled before the first row: its type's function is chosen once (sources.choose). The rows
+are then encoded without the GIL; only a column of objects needs it.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy
+
+from pgtick._fast.batch cimport MAX_KEYS, EncodedBatch
+from pgtick._fast.numpy_in cimport from_numpy
+from pgtick._fast.rules cimport IS_NULL, NOT_TIME, Plan, refusal, rule_of
+from pgtick._fast.sources cimport (
+    CONSTANT, INT, NOTHING, OBJECT, UINT, Piece, Source, choose, is_null, value_at,
+)
+from pgtick._fast.times cimport set_clock
+from pgtick._fast.wire cimport Buffer, put16, put32, reserve
+
+from collections.abc import Mapping
+
+import numpy as _np
+
+from pgtick.errors import ValidationError
+
+
+cdef class Columns:
+    """Columns of one table, of which each ``encode`` takes the next rows."""
+
+    def __cinit__(self, Py_ssize_t n):
+        self.n_columns = n
+        self.pieces = [[] for _ in range(n)]
+        self.plans = <Plan *>PyMem_RawCalloc(n + 1, sizeof(Plan))
+        self.sources = <Source **>PyMem_RawCalloc(n + 1, sizeof(Source *))
+        self.at = <Py_ssize_t *>PyMem_RawCalloc(n + 1, sizeof(Py_ssize_t))
+        if self.plans == NULL or self.sources == NULL or self.at == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.plans)
+        PyMem_RawFree(self.sources)
+        PyMem_RawFree(self.at)
+
+    cdef bint _load(self) except -1:
+        """Get further rows; return whether there are any."""
+        return False
+
+    cdef EncodedBatch encode(self, Py_ssize_t limit):
+        """Encode the next rows, ``limit`` at most. Identical contents are counted on from batch to batch."""
+        cdef EncodedBatch out = EncodedBatch.__new__(EncodedBatch)
+        cdef Py_ssize_t i, n
+        cdef Piece piece
+        out.seen.swap(self.seen)
+        while limit and (self.loaded or self._load()):
+            n = min(limit, self.loaded)
+            for i in range(self.n_columns):
+                piece = (<list>self.pieces[i])[0]
+                self.sources[i] = &piece.source
+                n = min(n, piece.n - self.at[i])
+            if self.objects:
+                self._rows(out, n)
+            else:
+                with nogil:
+                    self._rows(out, n)
+            for i in range(self.n_columns):
+                piece = (<list>self.pieces[i])[0]
+                if piece.n != PY_SSIZE_T_MAX:
+                    self.at[i] += n
+                    if self.at[i] == piece.n:
+                        self.at[i] = 0
+                        (<list>self.pieces[i]).pop(0)
+            self.origin += n
+            self.loaded -= n
+            limit -= n
+        out.seen.swap(self.seen)
+        return out
+
+    cdef int _rows(self, EncodedBatch out, Py_ssize_t n) except -1 nogil:
+        cdef Buffer *buffer = &out.buffer
+        cdef Py_ssize_t row, i, start, n_keys
+        cdef Py_ssize_t[MAX_KEYS] keys, key_starts
+        cdef int64_t last_day = 0
+        cdef int broken
+        cdef Plan *plan
+        cdef Source *source
+        for row in range(n):
+            start = buffer.size
+            n_keys = 0
+            self.clock.day = 0
+            reserve(buffer, 2 + 32 * self.n_columns)
+            put16(buffer.data + start, <int>self.n_columns)
+            buffer.size += 2
+            for i in range(self.n_columns):
+                plan = &self.plans[i]
+                source = self.sources[i]
+                if not source.has_nulls or not is_null(source, self.at[i] + row):
+                    broken = source.take(buffer, plan, source, self.at[i] + row, &self.clock)
+                elif plan.content_key:
+                    keys[n_keys] = i
+                    key_starts[n_keys] = buffer.size
+                    n_keys += 1
+                    continue
+                elif plan.nullable:
+                    broken = 0
+                    reserve(buffer, 4)
+                    put32(buffer.data + buffer.size, 0xFFFFFFFF)
+                    buffer.size += 4
+                else:
+                    broken = IS_NULL
+                if broken:
+                    with gil:
+                        self._refuse(out, i, row, broken)
+                    buffer.size = start
+                    break
+            else:
+                if n_keys:
+                    out.insert_keys(self.plans, start + 2, keys, key_starts, n_keys)
+                out.add_row(self.origin + row)
+                if self.clock.day != last_day:
+                    last_day = self.clock.day
+                    out.add_day(last_day)
+        return 0
+
+    cdef int _refuse(self, EncodedBatch out, Py_ssize_t column, Py_ssize_t row, int broken) except -1:
+        value = value_at((<list>self.pieces[column])[0], self.at[column] + row)
+        out.errors.append(refusal(self.table, self.origin + row, self.columns[column], value, broken))
+        return 0
+
+    cdef int _add(self, Py_ssize_t i, Piece piece, str shown) except -1:
+        """Append a piece to a column, once its type fits."""
+        if not choose(piece, &self.plans[i], self.columns[i].type, &self.clock):
+            column = self.columns[i]
+            if column.type == "timestamptz" and piece.source.kind in (INT, UINT):
+                rule = rule_of(NOT_TIME)
+            else:
+                rule = f"cannot be encoded as {column.type}"
+            raise ValidationError(self.table, column.name, shown, rule)
+        if piece.source.kind == OBJECT:
+            self.objects = True
+        if piece.n:
+            (<list>self.pieces[i]).append(piece)
+        return 0
+
+    cdef int _add_scalar(self, Py_ssize_t i, object value) except -1:
+        """Make one field for all rows."""
+        cdef Piece piece = Piece.__new__(Piece)
+        cdef Buffer buffer
+        cdef int broken = 0
+        cdef Plan *plan = &self.plans[i]
+        piece.n = PY_SSIZE_T_MAX
+        if value is None:
+            if not (plan.nullable or plan.content_key):
+                raise ValidationError(self.table, self.columns[i].name, None, rule_of(IS_NULL))
+            piece.source.kind = NOTHING
+            piece.source.has_nulls = True
+        else:
+            buffer.data = NULL
+            buffer.size = buffer.room = 0
+            self.clock.day = 0
+            try:
+                broken = plan.put(&buffer, plan, value, &self.clock)
+                if broken:
+                    error = refusal(self.table, 0, self.columns[i], value, broken)
+                    raise ValidationError(error.table, error.column, value, error.rule)
+                piece.owner = PyBytes_FromStringAndSize(buffer.data, buffer.size)
+            finally:
+                PyMem_RawFree(buffer.data)
+            piece.source.kind = CONSTANT
+            piece.source.data = PyBytes_AS_STRING(piece.owner)
+            piece.source.width = <int>PyBytes_GET_SIZE(piece.owner)
+            piece.source.day = self.clock.day
+        return self._add(i, piece, "")
+
+    cdef int _add_mapping(self, object given, dict scales, dict masks) except -1:
+        cdef Py_ssize_t i, n = -1
+        cdef Piece piece
+        first = None
+        for i, column in enumerate(self.columns):
+            name = column.name
+            value = given.get(name)
+            if name not in given or not _is_array(value):
+                if name not in given and not (column.nullable or column.content_key):
+                    raise ValidationError(self.table, name, None, "must be given: the column takes no NULL")
+                if name in scales or name in masks:
+                    raise ValidationError(self.table, name, value, "must be an array to have a scale or a mask")
+                self._add_scalar(i, value)
+                continue
+            if not isinstance(value, _np.ndarray):
+                value = _as_array(value)
+            piece = from_numpy(self.table, column, value, masks.get(name))
+            if name in scales:
+                _set_scale(piece, self.table, column, value, scales[name])
+            if n < 0:
+                n = piece.n
+                first = name
+            elif piece.n != n:
+                raise ValidationError(self.table, name, piece.n, f"values must be {n}, as {first} has")
+            self._add(i, piece, str(value.dtype))
+        if n < 0:
+            raise ValidationError(self.table, "*", list(given), "must have an array among them: nothing says how many")
+        self.loaded = n
+        return 0
+
+
+cdef bint _is_array(object value):
+    return isinstance(value, (_np.ndarray, _np.generic, list, tuple)) or (
+        hasattr(value, "__array__") and not isinstance(value, type)
+    )
+
+
+cdef object _as_array(object value):
+    if isinstance(value, (list, tuple)):
+        # As they are: NumPy would make one type of them.
+        return _np.fromiter(value, dtype=object, count=len(value))
+    return _np.asarray(value)
+
+
+cdef int _set_scale(Piece piece, str table, object column, object value, object scale) except -1:
+    if column.type != "numeric" or piece.source.kind not in (INT, UINT):
+        raise ValidationError(table, column.name, str(value.dtype), "takes no scale: it is not integers for numeric")
+    if not isinstance(scale, int) or not -131072 <= scale <= 16383:
+        raise ValidationError(table, column.name, scale, "must be a scale from -131072 to 16383")
+    piece.source.scale = scale
+    return 0
+
+
+cdef dict _known(str table, tuple columns, object ignored, object given):
+    """Return what is given by name; every name must be a column of the table."""
+    names = {column.name for column in columns}
+    for name in given or ():
+        if name not in names and name not in ignored:
+            raise ValidationError(table, str(name), given[name], "must be a column of the table")
+    return dict(given or {})
+
+
+cdef Columns open_columns(
+    str table, tuple columns, object ignored, Plan *plans, object given, object time_unit, object scales, object masks
+):
+    """Check everything that can be known before the first row; ValidationError names the column."""
+    cdef Columns opened = Columns.__new__(Columns, len(columns))
+    opened.table = table
+    opened.columns = columns
+    # Of its own, since encoding writes to it and other threads may be encoding.
+    memcpy(opened.plans, plans, len(columns) * sizeof(Plan))
+    set_clock(&opened.clock, time_unit)
+    scales = _known(table, columns, (), scales)
+    masks = _known(table, columns, (), masks)
+    if isinstance(given, _np.ndarray) and given.dtype.names:
+        given = {name: given[name] for name in given.dtype.names}
+    if not isinstance(given, Mapping):
+        raise TypeError(f"columns are a mapping of names to arrays, not {type(given).__name__}")
+    opened._add_mapping(_known(table, columns, ignored, given), scales, masks)
+    return opened
