@@ -9,6 +9,7 @@ from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
+from pgtick._fast.arrow_in cimport ArrowBatch, ArrowStream, is_arrow, open_arrow
 from pgtick._fast.batch cimport MAX_KEYS, EncodedBatch
 from pgtick._fast.numpy_in cimport from_numpy
 from pgtick._fast.rules cimport IS_NULL, NOT_TIME, Plan, refusal, rule_of
@@ -44,7 +45,20 @@ cdef class Columns:
 
     cdef bint _load(self) except -1:
         """Get further rows; return whether there are any."""
-        return False
+        cdef ArrowBatch batch
+        cdef Py_ssize_t i
+        if self.stream is None:
+            return False
+        while self.loaded == 0:
+            batch = self.stream.next()
+            if batch is None:
+                self.stream = None
+                return False
+            for i in range(self.n_columns):
+                if self.places[i] is not None:
+                    self._add(i, self.stream.piece(self.columns[i], self.places[i], batch))
+            self.loaded = batch.array.length
+        return True
 
     cdef EncodedBatch encode(self, Py_ssize_t limit):
         """Encode the next rows, ``limit`` at most. Identical contents are counted on from batch to batch."""
@@ -127,31 +141,37 @@ cdef class Columns:
         out.errors.append(refusal(self.table, self.origin + row, self.columns[column], value, broken))
         return 0
 
-    cdef int _add(self, Py_ssize_t i, Piece piece, str shown) except -1:
+    cdef int _add(self, Py_ssize_t i, Piece piece) except -1:
         """Append a piece to a column, once its type fits."""
+        if self.columns[i].name in self.scales and piece.source.kind != NOTHING:
+            self._set_scale(piece, self.columns[i])
         if not choose(piece, &self.plans[i], self.columns[i].type, &self.clock):
             column = self.columns[i]
             if column.type == "timestamptz" and piece.source.kind in (INT, UINT):
                 rule = rule_of(NOT_TIME)
             else:
                 rule = f"cannot be encoded as {column.type}"
-            raise ValidationError(self.table, column.name, shown, rule)
+            raise ValidationError(self.table, column.name, piece.shown, rule)
         if piece.source.kind == OBJECT:
             self.objects = True
         if piece.n:
             (<list>self.pieces[i]).append(piece)
         return 0
 
-    cdef int _add_scalar(self, Py_ssize_t i, object value) except -1:
-        """Make one field for all rows."""
+    cdef int _add_scalar(self, Py_ssize_t i, object value, bint given) except -1:
+        """Make one field for all rows; NULL where none is given."""
         cdef Piece piece = Piece.__new__(Piece)
         cdef Buffer buffer
         cdef int broken = 0
         cdef Plan *plan = &self.plans[i]
+        name = self.columns[i].name
+        if name in self.scales or name in self.masks:
+            raise ValidationError(self.table, name, value, "must be an array to have a scale or a mask")
         piece.n = PY_SSIZE_T_MAX
         if value is None:
             if not (plan.nullable or plan.content_key):
-                raise ValidationError(self.table, self.columns[i].name, None, rule_of(IS_NULL))
+                rule = rule_of(IS_NULL) if given else "must be given: the column takes no NULL"
+                raise ValidationError(self.table, name, None, rule)
             piece.source.kind = NOTHING
             piece.source.has_nulls = True
         else:
@@ -170,36 +190,87 @@ cdef class Columns:
             piece.source.data = PyBytes_AS_STRING(piece.owner)
             piece.source.width = <int>PyBytes_GET_SIZE(piece.owner)
             piece.source.day = self.clock.day
-        return self._add(i, piece, "")
+        return self._add(i, piece)
 
-    cdef int _add_mapping(self, object given, dict scales, dict masks) except -1:
-        cdef Py_ssize_t i, n = -1
-        cdef Piece piece
+    cdef int _add_mapping(self, dict given) except -1:
+        cdef Py_ssize_t i, n, rows = -1
         first = None
         for i, column in enumerate(self.columns):
             name = column.name
             value = given.get(name)
-            if name not in given or not _is_array(value):
-                if name not in given and not (column.nullable or column.content_key):
-                    raise ValidationError(self.table, name, None, "must be given: the column takes no NULL")
-                if name in scales or name in masks:
-                    raise ValidationError(self.table, name, value, "must be an array to have a scale or a mask")
-                self._add_scalar(i, value)
+            if is_arrow(value):
+                n = self._add_arrow(i, value)
+            elif _is_array(value):
+                n = self._add_array(i, value)
+            else:
+                self._add_scalar(i, value, name in given)
                 continue
-            if not isinstance(value, _np.ndarray):
-                value = _as_array(value)
-            piece = from_numpy(self.table, column, value, masks.get(name))
-            if name in scales:
-                _set_scale(piece, self.table, column, value, scales[name])
-            if n < 0:
-                n = piece.n
+            if rows < 0:
+                rows = n
                 first = name
-            elif piece.n != n:
-                raise ValidationError(self.table, name, piece.n, f"values must be {n}, as {first} has")
-            self._add(i, piece, str(value.dtype))
-        if n < 0:
+            elif n != rows:
+                raise ValidationError(self.table, name, n, f"values must be {rows}, as {first} has")
+        if rows < 0:
             raise ValidationError(self.table, "*", list(given), "must have an array among them: nothing says how many")
-        self.loaded = n
+        self.loaded = rows
+        return 0
+
+    cdef Py_ssize_t _add_array(self, Py_ssize_t i, object value) except -1:
+        column = self.columns[i]
+        if isinstance(value, (list, tuple)):
+            # As they are: NumPy would make one type of them.
+            value = _np.fromiter(value, dtype=object, count=len(value))
+        elif not isinstance(value, _np.ndarray):
+            value = _np.asarray(value)
+        cdef Piece piece = from_numpy(self.table, column, value, self.masks.get(column.name))
+        self._add(i, piece)
+        return piece.n
+
+    cdef Py_ssize_t _add_arrow(self, Py_ssize_t i, object value) except -1:
+        """Append all arrays of a column that Arrow hands over; return how many values they have."""
+        cdef ArrowStream stream = open_arrow(self.table, value, False)
+        cdef Piece piece
+        cdef Py_ssize_t n = 0
+        column = self.columns[i]
+        self._refuse_mask(column, stream)
+        self._add(i, stream.form(column, 0))
+        while (batch := stream.next()) is not None:
+            piece = stream.piece(column, 0, batch)
+            self._add(i, piece)
+            n += piece.n
+        return n
+
+    cdef int _add_stream(self, object given) except -1:
+        """Take the columns of an Arrow table, whose rows _load gets."""
+        cdef Py_ssize_t i
+        self.stream = open_arrow(self.table, given, True)
+        names = self.stream.names()
+        _known(self.table, self.columns, self.ignored, dict.fromkeys(names, given))
+        for i, column in enumerate(self.columns):
+            if names.count(column.name) > 1:
+                raise ValidationError(self.table, column.name, names, "must be there once")
+            self.places.append(names.index(column.name) if column.name in names else None)
+            if self.places[i] is None:
+                self._add_scalar(i, None, False)
+            else:
+                self._refuse_mask(column, given)
+                self._add(i, self.stream.form(column, self.places[i]))
+        return 0
+
+    cdef int _refuse_mask(self, object column, object given) except -1:
+        if column.name in self.masks:
+            raise ValidationError(self.table, column.name, given, "takes no mask: Arrow says itself what is NULL")
+        return 0
+
+    cdef int _set_scale(self, Piece piece, object column) except -1:
+        scale = self.scales[column.name]
+        if column.type != "numeric" or piece.source.kind not in (INT, UINT):
+            raise ValidationError(
+                self.table, column.name, piece.shown, "takes no scale: it is not integers for numeric"
+            )
+        if not isinstance(scale, int) or not -131072 <= scale <= 16383:
+            raise ValidationError(self.table, column.name, scale, "must be a scale from -131072 to 16383")
+        piece.source.scale = scale
         return 0
 
 
@@ -207,22 +278,6 @@ cdef bint _is_array(object value):
     return isinstance(value, (_np.ndarray, _np.generic, list, tuple)) or (
         hasattr(value, "__array__") and not isinstance(value, type)
     )
-
-
-cdef object _as_array(object value):
-    if isinstance(value, (list, tuple)):
-        # As they are: NumPy would make one type of them.
-        return _np.fromiter(value, dtype=object, count=len(value))
-    return _np.asarray(value)
-
-
-cdef int _set_scale(Piece piece, str table, object column, object value, object scale) except -1:
-    if column.type != "numeric" or piece.source.kind not in (INT, UINT):
-        raise ValidationError(table, column.name, str(value.dtype), "takes no scale: it is not integers for numeric")
-    if not isinstance(scale, int) or not -131072 <= scale <= 16383:
-        raise ValidationError(table, column.name, scale, "must be a scale from -131072 to 16383")
-    piece.source.scale = scale
-    return 0
 
 
 cdef dict _known(str table, tuple columns, object ignored, object given):
@@ -244,11 +299,16 @@ cdef Columns open_columns(
     # Of its own, since encoding writes to it and other threads may be encoding.
     memcpy(opened.plans, plans, len(columns) * sizeof(Plan))
     set_clock(&opened.clock, time_unit)
-    scales = _known(table, columns, (), scales)
-    masks = _known(table, columns, (), masks)
+    opened.ignored = ignored
+    opened.places = []
+    opened.scales = _known(table, columns, (), scales)
+    opened.masks = _known(table, columns, (), masks)
     if isinstance(given, _np.ndarray) and given.dtype.names:
         given = {name: given[name] for name in given.dtype.names}
-    if not isinstance(given, Mapping):
-        raise TypeError(f"columns are a mapping of names to arrays, not {type(given).__name__}")
-    opened._add_mapping(_known(table, columns, ignored, given), scales, masks)
+    if isinstance(given, Mapping):
+        opened._add_mapping(_known(table, columns, ignored, given))
+    elif is_arrow(given):
+        opened._add_stream(given)
+    else:
+        raise TypeError(f"columns are a mapping of names to arrays, or an Arrow table, not {type(given).__name__}")
     return opened

@@ -184,7 +184,7 @@ cdef class RowEncoder:
     def encode_columns(self, columns, *, time_unit=None, scales=None, masks=None):
         """Encode columns: the bytes, days, keys and errors that their rows would give.
 
-        ``columns``: {name: NumPy array, list or a value for all rows}. ``scales``: {name: s} where integers stand for
+        ``columns``: {name: NumPy or Arrow array, list, or a value for all rows}, or an Arrow table or stream. ``scales``: {name: s} where integers stand for
         value x 10^-s. ``masks``: {name: bools, true where NULL}. What is wrong with a whole column (its type, its
         length, a name) is a ValidationError before anything is encoded.
         """

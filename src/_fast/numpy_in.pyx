@@ -38,6 +38,7 @@ cdef Piece from_numpy(str table, object column, object array, object mask):
         array = array.astype(object)
     elif not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
+    piece.shown = str(array.dtype)
     _set_kind(piece, table, column, array.dtype)
     piece.n = array.shape[0]
     piece.source.width = array.dtype.itemsize
@@ -69,7 +70,7 @@ cdef int _set_kind(Piece piece, str table, object column, object dtype) except -
         piece.source.kind = _KINDS[kind]
         piece.source.has_nulls = kind == "O"
     else:
-        raise ValidationError(table, column.name, str(dtype), f"cannot be encoded as {column.type}")
+        raise ValidationError(table, column.name, piece.shown, f"cannot be encoded as {column.type}")
     return 0
 
 
@@ -78,12 +79,12 @@ cdef int _set_unit(Piece piece, str table, object column, object dtype) except -
     unit, count = _np.datetime_data(dtype)
     if unit not in _MULTIPLY:
         # A year or a month is no instant, and what is finer than ns does not reach beyond 1970 by days.
-        raise ValidationError(table, column.name, str(dtype), f"must count one of {', '.join(_MULTIPLY)}")
+        raise ValidationError(table, column.name, piece.shown, f"must count one of {', '.join(_MULTIPLY)}")
     piece.time_unit = (unit, count)
     piece.source.has_nulls = piece.source.has_nat = True
     if column.type == "date":
         if (unit, count) != ("D", 1):
-            raise ValidationError(table, column.name, str(dtype), "cannot be encoded as date; datetime64[D] can")
+            raise ValidationError(table, column.name, piece.shown, "cannot be encoded as date; datetime64[D] can")
         piece.source.kind = DAY
         return 0
     piece.source.kind = TIME

@@ -108,7 +108,7 @@ cdef int _bytes(const Source *source, Py_ssize_t i, const char **text, Py_ssize_
         return OK
     if view[0] < 0 or not 0 <= view[2] < source.n_heaps or view[3] < 0:
         return OUTSIDE
-    if <int64_t>view[3] + view[0] > source.heap_sizes[view[2]]:
+    if source.heaps[view[2]] == NULL or <int64_t>view[3] + view[0] > source.heap_sizes[view[2]]:
         return OUTSIDE
     text[0] = source.heaps[view[2]] + view[3]
     return OK

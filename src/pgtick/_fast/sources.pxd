@@ -68,6 +68,7 @@ cdef class Piece:
     cdef Py_ssize_t n
     cdef object owner
     cdef Piece dictionary
+    cdef str shown  # its type
     cdef object time_unit  # of TIME and DAY: NumPy's (name, count), for naming a value
 
 
