@@ -215,6 +215,17 @@ def test_bools_bytes_and_nothing() -> None:
     assert one("name", np.array(["a", "b"]), masks={"name": [True, False]}) == [None, b"b"]
 
 
+def test_one_value_of_numpys_is_the_same_for_all_rows() -> None:
+    scalars = {"i4": np.int64(5), "flag": np.bool_(True), "num": np.float32(0.1), "name": np.str_("x")}
+    encoder = RowEncoder(WIDE)
+    columns = {"timestamp": np.datetime64("2025-03-01T12:00:00.123456"), "i8": np.arange(3), **scalars}
+    rows = [{"timestamp": WHEN, "i8": i, "i4": 5, "flag": True, "num": "0.1", "name": "x"} for i in range(3)]
+    same(encoder.encode_columns(columns), encoder.encode(rows))
+    same(encoder.encode_columns({**columns, "num": np.array(1)}, scales={"num": 1}), encoder.encode(rows))
+    with pytest.raises(ValidationError, match=r"wide\.num: .* must be an array to have a scale or a mask"):
+        encoder.encode_columns(columns, masks={"num": [True]})
+
+
 def test_integer_times_count_the_unit_that_is_named() -> None:
     array = np.array([1_740_830_400_123_456_789], "i8")
     encoder = RowEncoder(BOOK_TICKERS)

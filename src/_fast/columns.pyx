@@ -98,18 +98,22 @@ cdef class Columns:
         cdef int broken
         cdef Plan *plan
         cdef Source *source
+        cdef Source **sources = self.sources
+        cdef Plan *plans = self.plans
+        cdef Py_ssize_t *at = self.at
+        cdef Py_ssize_t n_columns = self.n_columns
         for row in range(n):
             start = buffer.size
             n_keys = 0
             self.clock.day = 0
-            reserve(buffer, 2 + 32 * self.n_columns)
-            put16(buffer.data + start, <int>self.n_columns)
+            reserve(buffer, 2 + 32 * n_columns)
+            put16(buffer.data + start, <int>n_columns)
             buffer.size += 2
-            for i in range(self.n_columns):
-                plan = &self.plans[i]
-                source = self.sources[i]
-                if not source.has_nulls or not is_null(source, self.at[i] + row):
-                    broken = source.take(buffer, plan, source, self.at[i] + row, &self.clock)
+            for i in range(n_columns):
+                plan = &plans[i]
+                source = sources[i]
+                if not source.has_nulls or not is_null(source, at[i] + row):
+                    broken = source.take(buffer, plan, source, at[i] + row, &self.clock)
                 elif plan.content_key:
                     keys[n_keys] = i
                     key_starts[n_keys] = buffer.size
@@ -129,7 +133,7 @@ cdef class Columns:
                     break
             else:
                 if n_keys:
-                    out.insert_keys(self.plans, start + 2, keys, key_starts, n_keys)
+                    out.insert_keys(plans, start + 2, keys, key_starts, n_keys)
                 out.add_row(self.origin + row)
                 if self.clock.day != last_day:
                     last_day = self.clock.day
@@ -198,12 +202,16 @@ cdef class Columns:
         for i, column in enumerate(self.columns):
             name = column.name
             value = given.get(name)
-            if is_arrow(value):
+            if isinstance(value, _np.ndarray):
+                n = self._add_array(i, value)
+            elif is_arrow(value):
                 n = self._add_arrow(i, value)
             elif _is_array(value):
                 n = self._add_array(i, value)
             else:
                 self._add_scalar(i, value, name in given)
+                continue
+            if n == PY_SSIZE_T_MAX:
                 continue
             if rows < 0:
                 rows = n
@@ -217,12 +225,21 @@ cdef class Columns:
 
     cdef Py_ssize_t _add_array(self, Py_ssize_t i, object value) except -1:
         column = self.columns[i]
+        cdef Piece piece
         if isinstance(value, (list, tuple)):
             # As they are: NumPy would make one type of them.
             value = _np.fromiter(value, dtype=object, count=len(value))
         elif not isinstance(value, _np.ndarray):
             value = _np.asarray(value)
-        cdef Piece piece = from_numpy(self.table, column, value, self.masks.get(column.name))
+        if value.ndim:
+            piece = from_numpy(self.table, column, value, self.masks.get(column.name))
+        else:
+            if column.name in self.masks:
+                raise ValidationError(self.table, column.name, value, "must be an array to have a scale or a mask")
+            # One value of NumPy's, again and again.
+            piece = from_numpy(self.table, column, value.reshape(1), None)
+            piece.source.stride = 0
+            piece.n = PY_SSIZE_T_MAX
         self._add(i, piece)
         return piece.n
 
@@ -275,7 +292,7 @@ cdef class Columns:
 
 
 cdef bint _is_array(object value):
-    return isinstance(value, (_np.ndarray, _np.generic, list, tuple)) or (
+    return isinstance(value, (_np.generic, list, tuple)) or (
         hasattr(value, "__array__") and not isinstance(value, type)
     )
 

@@ -54,10 +54,8 @@ for _i in range(23):
 
 cdef inline void _head(char *p, int n, int weight, bint negative, int scale) noexcept nogil:
     put32(p, 8 + 2 * n)
-    put16(p + 4, n)
-    put16(p + 6, weight)
-    put16(p + 8, 0x4000 if negative else 0)
-    put16(p + 10, scale)
+    put32(p + 4, <uint32_t>n << 16 | <uint32_t>(weight & 0xFFFF))
+    put32(p + 8, (<uint32_t>0x40000000 if negative else 0) | <uint32_t>scale)
 
 
 cdef int put_digits(
