@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire import DAY, WHEN, WIDE, fields
+from wire import DAY, WHEN, WIDE, fields, untraced
 
 from pgtick._fast.batch import EncodedBatch
 from pgtick._fast.encode import RowEncoder
 from pgtick.errors import RowError, ValidationError
 from pgtick.models import EventTime, Row, Sql
 from pgtick.tables import BOOK_TICKERS, TRADES, Table
+
+pytestmark = pytest.mark.core
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -389,6 +391,7 @@ def test_a_structured_array_is_its_fields() -> None:
     assert [row[WIDE.column_names.index("i8")] for row in fields(batch)] == [b"\0" * 7 + b"\3", b"\0" * 7 + b"\4"]
 
 
+@untraced
 def test_other_threads_run_while_columns_are_encoded() -> None:
     n = 2_000_000
     columns = {

@@ -14,6 +14,8 @@ from wire import WHEN, WIDE, fields
 from pgtick._fast.encode import RowEncoder
 from pgtick.errors import PgtickError, RowError, ValidationError
 
+pytestmark = pytest.mark.core
+
 ENCODER = RowEncoder(WIDE)
 WHEN_UNIX = 1_740_830_400_123_456
 NAME = WIDE.column_names.index("name")

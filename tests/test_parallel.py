@@ -15,7 +15,6 @@ import pytest
 from arrow_maker import Column, Stream
 from rows import NOW, make_symbol, ticker
 
-from pgtick._fast.encode import RowEncoder
 from pgtick.config import DatabaseConfig
 from pgtick.connection import DatabaseManager, open_manager
 from pgtick.errors import BatchError, ParallelError, PgtickError, RowError, ValidationError
@@ -116,49 +115,6 @@ async def test_a_large_batch_goes_in_the_order_of_the_index(
             "SELECT bid_qty::int FROM book_ticker_snapshots WHERE bid_qty IS NOT NULL ORDER BY sequence_number"
         )
     ] == list(range(0, 200, 2))
-
-
-def test_sorted_batches_keep_every_row() -> None:
-    rng = np.random.default_rng(1)
-    n = 5000
-    columns = book_columns([1], n)
-    columns["symbol_id"] = rng.integers(-3, 3, n)
-    columns["timestamp"] = np.datetime64(NOW.replace(tzinfo=None), "us") - rng.integers(0, 4, n).astype("m8[D]")
-    encoder = RowEncoder(BOOK_TICKERS)
-    batch = encoder.encode_columns(columns)
-    day = columns["timestamp"].astype("M8[D]")
-    order = np.lexsort((columns["timestamp"], columns["symbol_id"], day))
-    in_order = batch.sorted(1, 0)
-    assert in_order.indices == order.tolist()
-    assert in_order.days == batch.days
-    assert in_order.sorted(1, 0) is in_order
-    again = {name: value[order] if isinstance(value, np.ndarray) else value for name, value in columns.items()}
-    assert b"".join(in_order.chunks()) == b"".join(encoder.encode_columns(again).chunks())
-    assert [encoder.values(in_order, i)[6] for i in (0, n - 1)] == [order[0], order[-1]]
-    runs = in_order.runs(1)
-    assert [start for _, start, _ in runs] == [0, *[stop for _, _, stop in runs[:-1]]]
-    assert Counter(int.from_bytes(key, "big", signed=True) for key, _, _ in runs) == dict.fromkeys(range(-3, 3), 4)
-    for start, stop in ((-1, 2), (3, 2), (0, n + 1)):
-        with pytest.raises(ValueError, match=f"no rows {start} to {stop} in a batch of {n}"):
-            in_order.take([(start, stop)])
-    for wrong in (-1, n):
-        with pytest.raises(IndexError):
-            in_order.origin(wrong)
-        with pytest.raises(IndexError):
-            encoder.values(in_order, wrong)
-
-
-def test_texts_are_in_the_order_of_their_first_bytes() -> None:
-    from pgtick.tables import BALANCES
-
-    names = ["BTC", "ETH", "", "A long name, B", "A long name, A", "USDT.E", "BTC"]
-    rows = [
-        {"timestamp": NOW, "exchange_id": 1, "asset_name": name, "available_balance": 1, "locked_balance": 0}
-        for name in names
-    ]
-    batch = RowEncoder(BALANCES).encode(rows).sorted(2, 0)
-    assert [names[i] for i in batch.indices] == sorted(names, key=lambda name: name[:8])
-    assert (b"BTC", 3, 5) in batch.runs(2)
 
 
 # ---------------------------------------------------------------- several connections
