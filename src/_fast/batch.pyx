@@ -1,14 +1,21 @@
 """The encoded rows of one batch, and what was refused of it."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
-from libc.string cimport memcpy, memmove, memset
+from libc.string cimport memcmp, memcpy, memmove, memset
 
 from pgtick._fast.hashing cimport number_of, xxh64
 from pgtick._fast.rules cimport Plan
-from pgtick._fast.wire cimport put32, put64, reserve
+from pgtick._fast.wire cimport get32, get64, put32, put64, reserve
+
+cdef extern from *:
+    """
+    #include <algorithm>
+    """
+    void sort "std::sort"(Place *, Place *) noexcept nogil
+    bint is_sorted "std::is_sorted"(Place *, Place *) noexcept nogil
 
 cdef bytes _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 cdef bytes _TRAILER = b"\xff\xff"
@@ -105,6 +112,12 @@ cdef class EncodedBatch:
         cdef Py_ssize_t i
         return [self.origins[i] for i in range(self.n)]
 
+    def origin(self, Py_ssize_t row):
+        """Return the original index of one encoded row."""
+        if not 0 <= row < self.n:
+            raise IndexError(f"no row {row} in a batch of {self.n}")
+        return self.origins[row]
+
     @property
     def days(self) -> set[int]:
         """The days since 1970-01-01 (UTC) of the rows' times."""
@@ -116,6 +129,114 @@ cdef class EncodedBatch:
                     if self.day_bits[i] >> bit & 1:
                         found.add(14245 + 8 * i + bit)
         return found
+
+    cdef const char *field(self, Py_ssize_t row, Py_ssize_t place, int32_t *length) noexcept nogil:
+        """Find a field of a row; its length is -1 where it is NULL."""
+        cdef const char *p = self.buffer.data + self.starts[row] + 2
+        length[0] = <int32_t>get32(p)
+        while place:
+            p += 4 + max(length[0], 0)
+            length[0] = <int32_t>get32(p)
+            place -= 1
+        return p + 4
+
+    cdef int _copy(self, EncodedBatch source, Py_ssize_t row, Py_ssize_t n) except -1 nogil:
+        """Append n rows of another batch."""
+        cdef Py_ssize_t start = source.starts[row]
+        cdef Py_ssize_t length = source.starts[row + n] - start
+        cdef Py_ssize_t shift = self.buffer.size - start
+        cdef Py_ssize_t i
+        reserve(&self.buffer, length)
+        memcpy(self.buffer.data + self.buffer.size, source.buffer.data + start, length)
+        for i in range(row, row + n):
+            self.buffer.size = source.starts[i + 1] + shift
+            self.add_row(source.origins[i])
+        return 0
+
+    cdef EncodedBatch _of_the_same_days(self):
+        cdef EncodedBatch other = EncodedBatch.__new__(EncodedBatch)
+        if self.day_bytes:
+            other._grow_days(self.day_bytes)
+            memcpy(other.day_bits, self.day_bits, self.day_bytes)
+        return other
+
+    def sorted(self, Py_ssize_t key, Py_ssize_t time):
+        """Return the rows ordered by day, key and time, rows that are alike in the order they have.
+
+        ``key``, ``time``: the columns' places. Integers are in order, texts by their first 8 bytes: it is an order
+        for the index's sake. A batch that is in order is returned itself; else a copy, which shares ``errors``.
+        """
+        cdef EncodedBatch out
+        cdef Place *places
+        cdef Py_ssize_t i
+        cdef bint done
+        if self.n == 0:
+            return self
+        places = <Place *>PyMem_RawMalloc(self.n * sizeof(Place))
+        if places == NULL:
+            raise MemoryError
+        try:
+            with nogil:
+                for i in range(self.n):
+                    self._place(&places[i], i, key, time)
+                done = is_sorted(places, places + self.n)
+                if not done:
+                    sort(places, places + self.n)
+            if done:
+                return self
+            out = self._of_the_same_days()
+            out.errors = self.errors
+            with nogil:
+                reserve(&out.buffer, self.buffer.size)
+                for i in range(self.n):
+                    out._copy(self, places[i].row, 1)
+            return out
+        finally:
+            PyMem_RawFree(places)
+
+    cdef void _place(self, Place *place, Py_ssize_t row, Py_ssize_t key, Py_ssize_t time) noexcept nogil:
+        cdef int32_t length
+        cdef const char *p = self.field(row, key, &length)
+        cdef int i
+        place.row = row
+        place.key = 0
+        for i in range(min(length, 8)):
+            place.key = place.key << 8 | <uint8_t>p[i]
+        if length == 2 or length == 4 or length == 8:
+            # A negative number comes first.
+            place.key ^= <uint64_t>1 << (8 * length - 1)
+        elif 0 < length < 8:
+            place.key <<= 8 * (8 - length)
+        p = self.field(row, time, &length)
+        place.time = <int64_t>get64(p) if length == 8 else 0
+        place.day = place.time // 1000000 // 86400
+
+    def runs(self, Py_ssize_t place):
+        """Return (field, start, stop) of the rows that follow each other with an equal field at this place."""
+        cdef Py_ssize_t row, start = 0
+        cdef int32_t length, other
+        cdef const char *p
+        cdef const char *q
+        found = []
+        for row in range(1, self.n + 1):
+            p = self.field(start, place, &length)
+            if row < self.n:
+                q = self.field(row, place, &other)
+                if other == length and memcmp(p, q, max(length, 0)) == 0:
+                    continue
+            found.append((p[:max(length, 0)], start, row))
+            start = row
+        return found
+
+    def take(self, ranges):
+        """Return a copy of the rows start..stop of each range, one range after the other, without ``errors``."""
+        cdef EncodedBatch out = self._of_the_same_days()
+        cdef Py_ssize_t start, stop
+        for start, stop in ranges:
+            if not 0 <= start <= stop <= self.n:
+                raise ValueError(f"no rows {start} to {stop} in a batch of {self.n}")
+            out._copy(self, start, stop - start)
+        return out
 
     def chunks(self, start: int = 0, stop: int | None = None, size: int = 65536):
         """Yield a complete COPY BINARY stream of the rows start..stop, in pieces of about ``size`` bytes."""

@@ -13,6 +13,7 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport int32_t, int64_t, uint8_t
 
 from pgtick._fast.batch cimport MAX_KEYS, EncodedBatch
+from pgtick._fast.columns cimport PY_SSIZE_T_MAX, Columns, open_columns
 from pgtick._fast.hashing cimport number_of, xxh64
 from pgtick._fast.rules cimport IS_NULL, MISSING, Clock, Plan, refusal
 from pgtick._fast.times cimport set_clock
@@ -151,6 +152,10 @@ cdef class RowEncoder:
             raise ValueError(f"{self.name}: more than {MAX_KEYS} content keys")
 
     def __dealloc__(self):
+        cdef Py_ssize_t i
+        if self.plans != NULL:
+            for i in range(self.n):
+                PyMem_RawFree(self.plans[i].allowed)
         PyMem_RawFree(self.plans)
 
     def encode(self, rows, *, time_unit=None):
@@ -176,23 +181,55 @@ cdef class RowEncoder:
             index += 1
         return out
 
+    def encode_columns(self, columns, *, time_unit=None, scales=None, masks=None):
+        """Encode columns: the bytes, days, keys and errors that their rows would give.
+
+        ``columns``: {name: NumPy or Arrow array, list, or a value for all rows}, or an Arrow table or stream.
+        ``scales``: {name: s} where integers stand for value x 10^-s. ``masks``: {name: bools, true where NULL}.
+        What is wrong with a whole column (its type, its length, a name) is a ValidationError before anything is
+        encoded.
+        """
+        cdef Columns opened = open_columns(
+            self.name, self.columns, self.ignored, self.plans, columns, time_unit, scales, masks
+        )
+        return opened.encode(PY_SSIZE_T_MAX)
+
+    def column_batches(self, columns, n_rows, *, time_unit=None, scales=None, masks=None):
+        """Yield what encode_columns gives in batches of up to ``n_rows`` rows; a stream is read as far as needed.
+
+        Indices, and the counts of identical contents in text keys, run on from batch to batch.
+        """
+        if n_rows < 1:
+            raise ValueError(f"n_rows must be 1 or more, not {n_rows}")
+        cdef Columns opened = open_columns(
+            self.name, self.columns, self.ignored, self.plans, columns, time_unit, scales, masks
+        )
+        while True:
+            batch = opened.encode(n_rows)
+            if batch.n_rows or batch.errors:
+                yield batch
+            else:
+                return
+
     def canonical(self, row, *, time_unit=None):
         """Return the row's values in wire order as they will be read back; raises RowError with index 0."""
         cdef EncodedBatch out = self.encode((row,), time_unit=time_unit)
-        cdef const char *p
-        cdef int32_t length
         if out.errors:
             raise out.errors[0]
+        return self.values(out, 0)
+
+    def values(self, EncodedBatch batch not None, Py_ssize_t row):
+        """Return the values of a batch's row in wire order as they will be read back."""
+        cdef const char *p
+        cdef int32_t length
+        cdef Py_ssize_t place = 0
+        if not 0 <= row < batch.n:
+            raise IndexError(f"no row {row} in a batch of {batch.n}")
         values = []
-        p = out.buffer.data + 2
         for column in self.columns:
-            length = int.from_bytes(p[:4], "big", signed=True)
-            p += 4
-            if length < 0:
-                values.append(None)
-                continue
-            values.append(_READ[column.type](p[:length]))
-            p += length
+            p = batch.field(row, place, &length)
+            values.append(None if length < 0 else _READ[column.type](p[:length]))
+            place += 1
         return tuple(values)
 
     cdef _Layout _layout(self, object cls):

@@ -4,8 +4,9 @@ The promise: the bytes of a number are the bytes ``numeric_send('...'::numeric)`
 """
 
 from cpython.object cimport PyObject
-from libc.math cimport isfinite
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.math cimport fabs, isfinite
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from pgtick._fast.rules cimport NOT_FINITE, NOT_NUMBER, NUMERIC_RANGE, OK, sign_broken
 from pgtick._fast.wire cimport Buffer, put16, put32, reserve
@@ -16,7 +17,7 @@ cdef extern from *:
     """
     #include <charconv>
 
-    static inline Py_ssize_t pgtick_shortest(double x, char *out, Py_ssize_t room) {
+    template <typename Float> static inline Py_ssize_t pgtick_shortest(Float x, char *out, Py_ssize_t room) {
         return std::to_chars(out, out + room, x, std::chars_format::scientific).ptr - out;
     }
 
@@ -36,6 +37,7 @@ cdef extern from *:
         Py_ssize_t len
         uint64_t *data
     Py_ssize_t pgtick_shortest(double x, char *out, Py_ssize_t room) noexcept nogil
+    Py_ssize_t pgtick_shortest_float "pgtick_shortest<float>"(float x, char *out, Py_ssize_t room) noexcept nogil
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
@@ -52,10 +54,8 @@ for _i in range(23):
 
 cdef inline void _head(char *p, int n, int weight, bint negative, int scale) noexcept nogil:
     put32(p, 8 + 2 * n)
-    put16(p + 4, n)
-    put16(p + 6, weight)
-    put16(p + 8, 0x4000 if negative else 0)
-    put16(p + 10, scale)
+    put32(p + 4, <uint32_t>n << 16 | <uint32_t>(weight & 0xFFFF))
+    put32(p + 8, (<uint32_t>0x40000000 if negative else 0) | <uint32_t>scale)
 
 
 cdef int put_digits(
@@ -268,6 +268,14 @@ cdef int put_double(Buffer *out, int sign_rule, double value, int *scale_hint) e
     return put_digits(out, sign_rule, negative, digits, -k, k)
 
 
+cdef int put_float(Buffer *out, int sign_rule, float value) except -1 nogil:
+    """Write the shortest text that reads back as the float of 4 bytes."""
+    cdef char[40] text
+    if not isfinite(value):
+        return NOT_FINITE
+    return _put_shortest(out, sign_rule, value < 0, text, pgtick_shortest_float(fabs(value), text, 40))
+
+
 cdef int _put_shortest(
     Buffer *out, int sign_rule, bint negative, const char *text, Py_ssize_t n
 ) except -1 nogil:
@@ -289,6 +297,43 @@ cdef int _put_shortest(
         exponent = -exponent
     exponent -= decimals
     return put_digits(out, sign_rule, negative, digits, exponent, -exponent if exponent < 0 else 0)
+
+
+cdef int put_wide(Buffer *out, int sign_rule, const char *data, int width, int scale) except -1 nogil:
+    """Write an integer of ``width`` bytes (up to 32, the lowest first, two's complement) x 10^-scale."""
+    cdef uint32_t[8] words
+    cdef char[90] text
+    cdef int n = width // 4, i, _j, at = 90
+    cdef int shown = scale if scale > 0 else 0
+    cdef bint negative
+    cdef uint64_t carry = 1
+    memcpy(words, data, width)
+    negative = words[n - 1] >> 31
+    if negative:
+        for i in range(n):
+            carry += <uint32_t>~words[i]
+            words[i] = <uint32_t>carry
+            carry >>= 32
+    while n > 2 and words[n - 1] == 0:
+        n -= 1
+    if n <= 2:
+        carry = words[0] | (<uint64_t>words[1] << 32 if n == 2 else 0)
+        return put_digits(out, sign_rule, negative, carry, -scale, shown)
+    while n:
+        carry = 0
+        for i in range(n - 1, -1, -1):
+            carry = carry << 32 | words[i]
+            words[i] = <uint32_t>(carry // 1000000000)
+            carry %= 1000000000
+        for _j in range(9):
+            at -= 1
+            text[at] = <char>(c"0" + carry % 10)
+            carry //= 10
+        while n and words[n - 1] == 0:
+            n -= 1
+    while text[at] == c"0":
+        at += 1
+    return _put_long(out, sign_rule, negative, text + at, 90 - at, -scale, shown)
 
 
 cdef int put_int(Buffer *out, int sign_rule, object value) except -1:

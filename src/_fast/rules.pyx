@@ -28,6 +28,9 @@ cdef dict _RULES = {
     NOT_JSON: "must be a JSON value with finite numbers, or msgspec.Raw",
     MISSING: "must be an attribute of the row",
     TOO_LONG: "must be shorter than 1 GB",
+    DATE_RANGE: "must lie between 0001-01-01 and 9999-12-31",
+    OUTSIDE: "must lie inside of its column's data",
+    NO_ENTRY: "must be an index into its column's dictionary",
 }
 
 
@@ -40,3 +43,8 @@ cdef object refusal(str table, Py_ssize_t index, object column, object value, in
     else:
         rule = _RULES[broken]
     return RowError(table, index, column.name, value, rule)
+
+
+cdef str rule_of(int broken):
+    """Return the words of a rule that every column has alike."""
+    return _RULES[broken]

@@ -5,7 +5,7 @@ cimport cpython.datetime as dt
 
 from pgtick._fast.ints cimport whole
 from pgtick._fast.rules cimport (
-    NAIVE, NOT_DATE, NOT_TIME, OUT_OF_WINDOW, Clock, Plan,
+    DATE_RANGE, NAIVE, NOT_DATE, NOT_TIME, OUT_OF_WINDOW, Clock, Plan,
 )
 from pgtick._fast.wire cimport Buffer, put_field4, put_field8
 
@@ -13,6 +13,14 @@ import time
 from datetime import datetime as _datetime, timedelta as _timedelta, timezone as _timezone
 
 from pgtick.rules import EARLIEST as _FIRST_INSTANT
+
+cdef extern from *:
+    """
+    #define PGTICK_DAY 86400000000LL
+    #define PGTICK_LATEST 9000000000000000000LL
+    """
+    const int64_t _DAY "PGTICK_DAY"  # µs
+    const int64_t _LATEST "PGTICK_LATEST"  # µs
 
 cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object value, int *overflow) except? -1
@@ -26,7 +34,6 @@ cdef object _EPOCH = _datetime(2000, 1, 1, tzinfo=_timezone.utc)
 cdef object _MICROSECOND = _timedelta(microseconds=1)
 cdef int64_t _EPOCH_UNIX = 946684800000000
 cdef int64_t _EARLIEST = (_FIRST_INSTANT - _EPOCH) // _MICROSECOND
-cdef int64_t _DAY = 86400000000
 cdef int64_t _EPOCH_DAY = 10957
 
 
@@ -78,15 +85,39 @@ cdef int put_timestamptz(Buffer *out, Plan *plan, object value, Clock *clock) ex
         if clock.multiply == 0 or value is None:
             return NOT_TIME
         us = PyLong_AsLongLongAndOverflow(value, &overflow)
-        # Before 1970 is before 2009, so only the far future has to be kept from overflowing.
-        if overflow or us < 0 or us > 9000000000000000000 // clock.multiply:
+        if overflow:
             return OUT_OF_WINDOW
-        us = us * clock.multiply // clock.divide - _EPOCH_UNIX
+        return put_count(out, plan, us, clock.multiply, clock.divide, clock)
+    return _put_instant(out, plan, us, clock)
+
+
+cdef int _put_instant(Buffer *out, Plan *plan, int64_t us, Clock *clock) except -1 nogil:
+    """Write an instant of µs since 2000."""
     if us < _EARLIEST or us > clock.now + plan.max_ahead:
         return OUT_OF_WINDOW
     if plan.is_time:
         clock.day = us // _DAY + _EPOCH_DAY
     return put_field8(out, <uint64_t>us)
+
+
+cdef int put_count(
+    Buffer *out, Plan *plan, int64_t count, int64_t multiply, int64_t divide, Clock *clock
+) except -1 nogil:
+    """Write the instant of count x multiply / divide µs since 1970."""
+    # Before 1970 is before 2009, so only the far future has to be kept from overflowing.
+    if count < 0 or (multiply > 1 and count > _LATEST // multiply):
+        return OUT_OF_WINDOW
+    count = count * multiply
+    # Constants divide faster.
+    count = count // 1000 if divide == 1000 else count // divide if divide > 1 else count
+    return _put_instant(out, plan, count - _EPOCH_UNIX, clock)
+
+
+cdef int put_day(Buffer *out, int64_t day) except -1 nogil:
+    """Write a date of days since 1970."""
+    if not -719162 <= day <= 2932896:
+        return DATE_RANGE
+    return put_field4(out, <uint32_t>(day - _EPOCH_DAY))
 
 
 cdef int put_date(Buffer *out, Plan *plan, object value, Clock *clock) except -1:

@@ -6,16 +6,17 @@ Whatever else a value raises (a property of the caller's, no memory) passes thro
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.mem cimport PyMem_RawCalloc
 from libc.math cimport fabs, isfinite, nextafterf
-from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memchr, memcpy
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memchr, memcmp, memcpy
 
 from pgtick._fast cimport numeric
 from pgtick._fast.ints cimport whole
 from pgtick._fast.rules cimport (
     FLOAT4_RANGE, HAS_NUL, INT2_RANGE, INT4_RANGE, INT8_RANGE, NOT_ALLOWED, NOT_BOOL, NOT_BYTES, NOT_FINITE,
     NOT_FLOAT, NOT_INT, NOT_JSON, NOT_NUMBER, NOT_STR, NOT_UNICODE, NOT_UUID, TOO_LONG, OK, Clock, Plan, Put,
-    sign_broken,
+    Text, sign_broken,
 )
 from pgtick._fast.times cimport put_date, put_timestamptz
 from pgtick._fast.wire cimport Buffer, put16, put32, put_field, put_field4, put_field8, reserve
@@ -30,7 +31,6 @@ from msgspec import Raw as _Raw
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
-    int PyUnicode_Compare(object left, object right) except? -1
     long long PyLong_AsLongLongAndOverflow(object value, int *overflow) except? -1
     bint PyUnicode_Check(object) noexcept
     bint PyBytes_Check(object) noexcept
@@ -41,47 +41,26 @@ cdef extern from "Python.h":
     bint PyObject_CheckBuffer(object) noexcept
 
 cdef object _MICROSECOND = _timedelta(microseconds=1)
-cdef Py_ssize_t _MAX_BYTES = 0x3FFFFFFF
 # An escaped NUL, which jsonb cannot hold; the backslashes before it are whole pairs.
 cdef str _ESCAPED_NUL = r"(?<!\\)(?:\\\\)*\\u0000"
 
 
-cdef int _to_int8(Buffer *out, Plan *plan, object value, Clock *clock) except -1:
-    cdef int overflow = 0, broken
-    cdef long long number
-    if not PyLong_Check(value) or PyBool_Check(value):
-        value = whole(value)
-        if value is None:
-            return NOT_INT
-    number = PyLong_AsLongLongAndOverflow(value, &overflow)
-    if overflow:
-        return INT8_RANGE
-    broken = sign_broken(plan.sign_rule, number < 0, number == 0)
+cdef int put_int8(Buffer *out, Plan *plan, int64_t number) except -1 nogil:
+    cdef int broken = sign_broken(plan.sign_rule, number < 0, number == 0)
     return broken or put_field8(out, <uint64_t>number)
 
 
-cdef int _to_int4(Buffer *out, Plan *plan, object value, Clock *clock) except -1:
-    cdef int overflow = 0, broken
-    cdef long long number
-    if not PyLong_Check(value) or PyBool_Check(value):
-        value = whole(value)
-        if value is None:
-            return NOT_INT
-    number = PyLong_AsLongLongAndOverflow(value, &overflow)
-    if overflow or not -2147483648 <= number <= 2147483647:
+cdef int put_int4(Buffer *out, Plan *plan, int64_t number) except -1 nogil:
+    cdef int broken
+    if not -2147483648 <= number <= 2147483647:
         return INT4_RANGE
     broken = sign_broken(plan.sign_rule, number < 0, number == 0)
     return broken or put_field4(out, <uint32_t>number)
 
 
-cdef int _to_int2(Buffer *out, Plan *plan, object value, Clock *clock) except -1:
-    cdef int overflow = 0, broken
-    cdef long long number
-    value = whole(value)
-    if value is None:
-        return NOT_INT
-    number = PyLong_AsLongLongAndOverflow(value, &overflow)
-    if overflow or not -32768 <= number <= 32767:
+cdef int put_int2(Buffer *out, Plan *plan, int64_t number) except -1 nogil:
+    cdef int broken
+    if not -32768 <= number <= 32767:
         return INT2_RANGE
     broken = sign_broken(plan.sign_rule, number < 0, number == 0)
     if broken:
@@ -93,7 +72,102 @@ cdef int _to_int2(Buffer *out, Plan *plan, object value, Clock *clock) except -1
     return OK
 
 
-cdef int _double_of(Plan *plan, object value, double *x) except -1:
+cdef int put_float8(Buffer *out, Plan *plan, double x) except -1 nogil:
+    cdef uint64_t bits
+    cdef int broken = _float_broken(plan, x)
+    if broken:
+        return broken
+    memcpy(&bits, &x, 8)
+    return put_field8(out, bits)
+
+
+cdef int put_float4(Buffer *out, Plan *plan, double x) except -1 nogil:
+    cdef float y, other
+    cdef uint32_t bits
+    cdef int broken = _float_broken(plan, x)
+    if broken:
+        return broken
+    y = <float>x
+    other = nextafterf(y, <float>(1e39 if x > y else -1e39))
+    if x != y and fabs(x - y) == fabs(other - x):
+        with gil:
+            y = _nearer(x, y, other)
+    if not isfinite(y) or (y == 0 and x != 0):
+        return FLOAT4_RANGE
+    memcpy(&bits, &y, 4)
+    return put_field4(out, bits)
+
+
+cdef inline int _float_broken(Plan *plan, double x) noexcept nogil:
+    return sign_broken(plan.sign_rule, x < 0, x == 0) if isfinite(x) else NOT_FINITE
+
+
+cdef float _nearer(double x, float y, float other) except? -1:
+    """Choose of the two floats that x lies halfway between the one nearer to its shortest text, which counts."""
+    if _Decimal(repr(x)) == _Decimal(x):
+        return y
+    return max(y, other) if _Decimal(repr(x)) > _Decimal(x) else min(y, other)
+
+
+cdef int text_broken(Plan *plan, const char *text, Py_ssize_t n) noexcept nogil:
+    """Say which rule a text breaks that is valid UTF-8."""
+    cdef Py_ssize_t i
+    if n and memchr(text, 0, n) != NULL:
+        return HAS_NUL
+    if plan.allowed != NULL:
+        for i in range(plan.n_allowed):
+            if plan.allowed[i].n == n and memcmp(plan.allowed[i].text, text, n) == 0:
+                break
+        else:
+            return NOT_ALLOWED
+    return TOO_LONG if n > MAX_BYTES else OK
+
+
+cdef int put_bool(Buffer *out, bint value) except -1 nogil:
+    reserve(out, 5)
+    put32(out.data + out.size, 1)
+    out.data[out.size + 4] = <char>value
+    out.size += 5
+    return OK
+
+
+cdef int put_bytes(Buffer *out, const void *data, Py_ssize_t n) except -1 nogil:
+    return TOO_LONG if n > MAX_BYTES else put_field(out, data, <uint32_t>n)
+
+
+cdef int _to_int8(Buffer *out, Plan *plan, object value, Clock *clock) except -1:
+    cdef int overflow = 0
+    cdef long long number
+    if not PyLong_Check(value) or PyBool_Check(value):
+        value = whole(value)
+        if value is None:
+            return NOT_INT
+    number = PyLong_AsLongLongAndOverflow(value, &overflow)
+    return INT8_RANGE if overflow else put_int8(out, plan, number)
+
+
+cdef int _to_int4(Buffer *out, Plan *plan, object value, Clock *clock) except -1:
+    cdef int overflow = 0
+    cdef long long number
+    if not PyLong_Check(value) or PyBool_Check(value):
+        value = whole(value)
+        if value is None:
+            return NOT_INT
+    number = PyLong_AsLongLongAndOverflow(value, &overflow)
+    return INT4_RANGE if overflow else put_int4(out, plan, number)
+
+
+cdef int _to_int2(Buffer *out, Plan *plan, object value, Clock *clock) except -1:
+    cdef int overflow = 0
+    cdef long long number
+    value = whole(value)
+    if value is None:
+        return NOT_INT
+    number = PyLong_AsLongLongAndOverflow(value, &overflow)
+    return INT2_RANGE if overflow else put_int2(out, plan, number)
+
+
+cdef int _double_of(object value, double *x) except -1:
     if PyFloat_Check(value):
         x[0] = PyFloat_AS_DOUBLE(value)
     else:
@@ -104,38 +178,17 @@ cdef int _double_of(Plan *plan, object value, double *x) except -1:
             x[0] = value
         except OverflowError:
             return NOT_FINITE
-    if not isfinite(x[0]):
-        return NOT_FINITE
-    return sign_broken(plan.sign_rule, x[0] < 0, x[0] == 0)
+    return OK
 
 
 cdef int _to_float8(Buffer *out, Plan *plan, object value, Clock *clock) except -1:
     cdef double x = 0
-    cdef uint64_t bits
-    cdef int broken = _double_of(plan, value, &x)
-    if broken:
-        return broken
-    memcpy(&bits, &x, 8)
-    return put_field8(out, bits)
+    return _double_of(value, &x) or put_float8(out, plan, x)
 
 
 cdef int _to_float4(Buffer *out, Plan *plan, object value, Clock *clock) except -1:
     cdef double x = 0
-    cdef float y, other
-    cdef uint32_t bits
-    cdef int broken = _double_of(plan, value, &x)
-    if broken:
-        return broken
-    y = <float>x
-    other = nextafterf(y, <float>(1e39 if x > y else -1e39))
-    if x != y and fabs(x - y) == fabs(other - x):
-        # Halfway between two: the double's shortest text, which is what counts, lies above or below.
-        nearer = max if _Decimal(repr(x)) > _Decimal(x) else min
-        y = nearer(y, other) if _Decimal(repr(x)) != _Decimal(x) else y
-    if not isfinite(y) or (y == 0 and x != 0):
-        return FLOAT4_RANGE
-    memcpy(&bits, &y, 4)
-    return put_field4(out, bits)
+    return _double_of(value, &x) or put_float4(out, plan, x)
 
 
 cdef int _to_numeric(Buffer *out, Plan *plan, object value, Clock *clock) except -1:
@@ -168,27 +221,13 @@ cdef int _to_text(Buffer *out, Plan *plan, object value, Clock *clock) except -1
         text = PyUnicode_AsUTF8AndSize(value, &n)
     except UnicodeEncodeError:
         return NOT_UNICODE
-    if n and memchr(text, 0, n) != NULL:
-        return HAS_NUL
-    if plan.allowed != NULL:
-        for allowed in <tuple>plan.allowed:
-            if allowed is value or PyUnicode_Compare(allowed, value) == 0:
-                break
-        else:
-            return NOT_ALLOWED
-    if n > _MAX_BYTES:
-        return TOO_LONG
-    return put_field(out, text, <uint32_t>n)
+    return text_broken(plan, text, n) or put_field(out, text, <uint32_t>n)
 
 
 cdef int _to_bool(Buffer *out, Plan *plan, object value, Clock *clock) except -1:
     if value is not True and value is not False:
         return NOT_BOOL
-    reserve(out, 5)
-    put32(out.data + out.size, 1)
-    out.data[out.size + 4] = <char>(value is True)
-    out.size += 5
-    return OK
+    return put_bool(out, value is True)
 
 
 cdef int _to_uuid(Buffer *out, Plan *plan, object value, Clock *clock) except -1:
@@ -214,9 +253,7 @@ cdef int _to_bytea(Buffer *out, Plan *plan, object value, Clock *clock) except -
     except (BufferError, ValueError):  # not contiguous: NumPy raises the second
         return NOT_BYTES
     try:
-        if view.len > _MAX_BYTES:
-            return TOO_LONG
-        return put_field(out, view.buf, <uint32_t>view.len)
+        return put_bytes(out, view.buf, view.len)
     finally:
         PyBuffer_Release(&view)
 
@@ -237,7 +274,7 @@ cdef int _to_jsonb(Buffer *out, Plan *plan, object value, Clock *clock) except -
         except UnicodeEncodeError:
             return NOT_UNICODE
     n = PyBytes_GET_SIZE(data)
-    if n >= _MAX_BYTES:
+    if n >= MAX_BYTES:
         return TOO_LONG
     reserve(out, 5 + n)
     put32(out.data + out.size, <uint32_t>(n + 1))
@@ -279,7 +316,8 @@ cdef Put _put_of(str type) except NULL:
 
 
 cdef int make_plan(Plan *plan, object column, bint is_time) except -1:
-    """Fill the plan of a Column; the column must outlive it."""
+    """Fill the plan of a Column; the column must outlive it. ``plan.allowed`` is to be freed."""
+    cdef Py_ssize_t i
     plan.put = _put_of(column.type)
     plan.nullable = column.nullable
     plan.content_key = column.content_key
@@ -293,5 +331,11 @@ cdef int make_plan(Plan *plan, object column, bint is_time) except -1:
         raise ValueError(f"no such rule: {column.rule!r}")
     plan.scale = 0
     plan.max_ahead = column.max_ahead // _MICROSECOND
-    plan.allowed = <void *>column.rule if isinstance(column.rule, tuple) else NULL
+    if isinstance(column.rule, tuple):
+        plan.n_allowed = len(column.rule)
+        plan.allowed = <Text *>PyMem_RawCalloc(plan.n_allowed + 1, sizeof(Text))
+        if plan.allowed == NULL:
+            raise MemoryError
+        for i, allowed in enumerate(column.rule):
+            plan.allowed[i].text = PyUnicode_AsUTF8AndSize(allowed, &plan.allowed[i].n)
     return 0

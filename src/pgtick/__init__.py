@@ -13,7 +13,7 @@ from pgtick.cache_operations import (
 )
 from pgtick.config import DatabaseConfig, HftConfig
 from pgtick.connection import DatabaseManager, get_db_manager, initialize_database
-from pgtick.errors import BatchError, ConfigError, MigrationError, PgtickError, RowError, ValidationError
+from pgtick.errors import BatchError, ConfigError, MigrationError, ParallelError, PgtickError, RowError, ValidationError
 from pgtick.migrator import (
     get_available_migrations,
     rollback_migration,
@@ -32,7 +32,7 @@ from pgtick.models import (
     TradeSnapshot,
 )
 from pgtick.tables import Column, Table
-from pgtick.writer import StoreResult, Writer, store_rows
+from pgtick.writer import ParallelResult, StoreResult, Writer, copy_parallel, store_columns, store_rows
 
 __all__ = [
     "ArbitrageOpportunity",
@@ -49,6 +49,8 @@ __all__ = [
     "HftConfig",
     "MigrationError",
     "OrderFlowMetrics",
+    "ParallelError",
+    "ParallelResult",
     "PgtickError",
     "RowError",
     "StoreResult",
@@ -60,6 +62,7 @@ __all__ = [
     "cached_get_symbol",
     "cached_get_symbol_by_exchange_symbol",
     "cached_get_symbol_by_id",
+    "copy_parallel",
     "get_available_migrations",
     "get_cache_stats",
     "get_cached_symbol",
@@ -71,6 +74,7 @@ __all__ = [
     "rollback_migration",
     "run_migration",
     "run_pending_migrations",
+    "store_columns",
     "store_rows",
     "symbol_cache",
 ]

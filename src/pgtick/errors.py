@@ -9,7 +9,8 @@
     ├── MigrationError        a migration cannot be found, ordered, loaded or applied
     ├── ValidationError       a field of a model breaks a rule (also a ValueError)
     │   └── RowError          ... in a row of a batch: table, index, column, value, rule
-    └── BatchError            some rows of a batch were refused; the rest is stored
+    ├── BatchError            some rows of a batch were refused; the rest is stored
+    └── ParallelError         a part of a parallel copy failed; says what each part has stored
 
 The server's own errors (asyncpg.PostgresError) pass through unless a fact is added.
 """
@@ -26,6 +27,7 @@ __all__ = [
     "ConnectTimeoutError",
     "MigrationError",
     "NotInitializedError",
+    "ParallelError",
     "PgtickError",
     "RowError",
     "StatementTimeoutError",
@@ -129,3 +131,21 @@ class BatchError(PgtickError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.table, self.n_stored, self.n_duplicates, self.errors)
+
+
+class ParallelError(PgtickError):
+    """A part of a parallel copy failed, and the copy stopped; ``result`` says what each part has stored.
+
+    The failure itself is ``__cause__``. The same copy again is harmless: what is stored counts as duplicates.
+    """
+
+    def __init__(self, table: str, result: Any) -> None:
+        super().__init__(table, result)
+        self.table = table
+        self.result = result
+
+    def __str__(self) -> str:
+        return (
+            f"the copy into {self.table} stopped: {self.result.n_stored} rows are stored, "
+            f"{self.result.n_duplicates} were there already, {len(self.result.errors)} were refused"
+        )

@@ -1,7 +1,7 @@
 """The encoded rows of one batch."""
 
 cimport cython
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libcpp.unordered_map cimport unordered_map
 
 from pgtick._fast.rules cimport Plan
@@ -9,6 +9,29 @@ from pgtick._fast.wire cimport Buffer
 
 cdef enum:
     MAX_KEYS = 8  # content keys a table
+
+cdef extern from *:
+    """
+    #include <cstdint>
+
+    struct pgtick_place {
+        int64_t day;
+        uint64_t key;
+        int64_t time;
+        Py_ssize_t row;
+        bool operator<(const pgtick_place &other) const {
+            if (day != other.day) return day < other.day;
+            if (key != other.key) return key < other.key;
+            if (time != other.time) return time < other.time;
+            return row < other.row;
+        }
+    };
+    """
+    cppclass Place "pgtick_place":
+        int64_t day
+        uint64_t key
+        int64_t time
+        Py_ssize_t row
 
 
 @cython.final
@@ -28,6 +51,11 @@ cdef class EncodedBatch:
     cdef int insert_keys(
         self, Plan *plans, Py_ssize_t start, Py_ssize_t *keys, Py_ssize_t *key_starts, Py_ssize_t n
     ) except -1 nogil
+
+    cdef const char *field(self, Py_ssize_t row, Py_ssize_t place, int32_t *length) noexcept nogil
+    cdef int _copy(self, EncodedBatch source, Py_ssize_t row, Py_ssize_t n) except -1 nogil
+    cdef void _place(self, Place *place, Py_ssize_t row, Py_ssize_t key, Py_ssize_t time) noexcept nogil
+    cdef EncodedBatch _of_the_same_days(self)
 
     cdef inline int add_row(self, Py_ssize_t origin) except -1 nogil:
         if self.n == self.rows_room:

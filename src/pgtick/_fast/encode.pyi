@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, final
 
 from pgtick._fast.batch import EncodedBatch
@@ -10,4 +10,22 @@ def content_number(data: bytes) -> int: ...
 class RowEncoder:
     def __new__(cls, table: Table) -> Self: ...
     def encode(self, rows: Iterable[object], *, time_unit: str | None = None) -> EncodedBatch: ...
+    def encode_columns(
+        self,
+        columns: object,
+        *,
+        time_unit: str | None = None,
+        scales: Mapping[str, int] | None = None,
+        masks: Mapping[str, object] | None = None,
+    ) -> EncodedBatch: ...
+    def column_batches(
+        self,
+        columns: object,
+        n_rows: int,
+        *,
+        time_unit: str | None = None,
+        scales: Mapping[str, int] | None = None,
+        masks: Mapping[str, object] | None = None,
+    ) -> Iterator[EncodedBatch]: ...
+    def values(self, batch: EncodedBatch, row: int) -> tuple[Any, ...]: ...
     def canonical(self, row: object, *, time_unit: str | None = None) -> tuple[Any, ...]: ...

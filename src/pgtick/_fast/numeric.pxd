@@ -12,5 +12,7 @@ cdef int put_digits(
 ) except -1 nogil
 cdef int put_text(Buffer *out, int sign_rule, const char *text, Py_ssize_t n) except -1 nogil
 cdef int put_double(Buffer *out, int sign_rule, double value, int *scale_hint) except -1 nogil
+cdef int put_float(Buffer *out, int sign_rule, float value) except -1 nogil
+cdef int put_wide(Buffer *out, int sign_rule, const char *data, int width, int scale) except -1 nogil
 cdef int put_int(Buffer *out, int sign_rule, object value) except -1
 cdef int put_decimal(Buffer *out, int sign_rule, object value) except -1

@@ -33,6 +33,9 @@ cdef enum Broken:
     NOT_JSON
     MISSING
     TOO_LONG
+    DATE_RANGE
+    OUTSIDE
+    NO_ENTRY
 
 
 cdef struct Clock:
@@ -40,6 +43,11 @@ cdef struct Clock:
     int64_t multiply  # an integer time to µs; 0: no unit named
     int64_t divide
     int64_t day  # of the row's time column, since 1970; 0: not seen yet
+
+
+cdef struct Text:
+    const char *text
+    Py_ssize_t n
 
 
 ctypedef int (*Put)(Buffer *out, Plan *plan, object value, Clock *clock) except -1
@@ -54,7 +62,8 @@ cdef struct Plan:
     int sign_rule  # 0 none, 1 "> 0", 2 ">= 0"
     int scale  # the scale that the last float of this column had: where the search for the next begins
     int64_t max_ahead  # µs
-    void *allowed  # borrowed from the encoder's columns: the tuple of allowed texts, or NULL
+    Text *allowed  # the allowed texts, UTF-8 that lies in the encoder's columns; or NULL
+    Py_ssize_t n_allowed
 
 
 cdef inline int sign_broken(int rule, bint negative, bint zero) noexcept nogil:
@@ -66,3 +75,4 @@ cdef inline int sign_broken(int rule, bint negative, bint zero) noexcept nogil:
 
 
 cdef object refusal(str table, Py_ssize_t index, object column, object value, int broken)
+cdef str rule_of(int broken)

@@ -1,7 +1,7 @@
 """The wire: big-endian integers, and the one growing buffer that an encoder writes to."""
 
 from cpython.mem cimport PyMem_RawRealloc
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 
@@ -43,6 +43,15 @@ cdef inline void put32(char *p, uint32_t value) noexcept nogil:
 cdef inline void put64(char *p, uint64_t value) noexcept nogil:
     put32(p, <uint32_t>(value >> 32))
     put32(p + 4, <uint32_t>value)
+
+
+cdef inline uint32_t get32(const char *p) noexcept nogil:
+    return (<uint32_t><uint8_t>p[0] << 24 | <uint32_t><uint8_t>p[1] << 16
+            | <uint32_t><uint8_t>p[2] << 8 | <uint8_t>p[3])
+
+
+cdef inline uint64_t get64(const char *p) noexcept nogil:
+    return <uint64_t>get32(p) << 32 | get32(p + 4)
 
 
 cdef inline int put_field(Buffer *out, const void *data, uint32_t n) except -1 nogil:

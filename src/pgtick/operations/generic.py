@@ -6,7 +6,7 @@ nearest double) unless ``decimals=True`` asks for Decimal; NULL stays None and z
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -16,6 +16,7 @@ from pgtick.connection import get_db_manager
 from pgtick.engines import get_engine
 from pgtick.errors import BatchError, RowError, ValidationError
 from pgtick.tables import Table, quote_identifier
+from pgtick.writer.columns import store_columns
 from pgtick.writer.flush import encoder_of, send, store_rows
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "get_with_symbol_info",
     "insert",
     "insert_batch",
+    "insert_columns",
 ]
 
 #: How far back the newest row is looked for, step by step; then without bound.
@@ -69,6 +71,21 @@ async def insert_batch(table: Table, rows: Iterable[object], *, time_unit: str |
     Raises BatchError when rows were refused; it names each, and all others are stored.
     """
     result = await store_rows(table, rows, time_unit=time_unit)
+    if result.errors:
+        raise BatchError(table.name, result.n_stored, result.n_duplicates, result.errors)
+    return result.n_stored
+
+
+async def insert_columns(
+    table: Table,
+    columns: object,
+    *,
+    time_unit: str | None = None,
+    scales: Mapping[str, int] | None = None,
+    masks: Mapping[str, object] | None = None,
+) -> int:
+    """Store columns by COPY (see store_columns); return and raise as insert_batch does."""
+    result = await store_columns(table, columns, time_unit=time_unit, scales=scales, masks=masks)
     if result.errors:
         raise BatchError(table.name, result.n_stored, result.n_duplicates, result.errors)
     return result.n_stored

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
 from typing import Any, TypeVar
@@ -19,6 +20,10 @@ from pgtick.tables import Table, quote_identifier
 __all__ = ["StoreResult", "encoder_of", "send", "store_batch", "store_rows"]
 
 Answer = TypeVar("Answer")
+
+#: A batch of so many rows goes in the order of its table's index: 1.1 times as fast for 10,000 rows, 1.3 times for
+#: 200,000; smaller ones gain nothing (bench/bench_parallel.py).
+SORT_ROWS = 10_000
 
 _encoders: dict[Table, RowEncoder] = {}
 
@@ -61,12 +66,15 @@ async def store_rows(
 
 
 async def store_batch(
-    table: Table, batch: EncodedBatch, rows: list[Any], *, db: DatabaseManager | None = None
+    table: Table, batch: EncodedBatch, rows: list[Any] | None = None, *, db: DatabaseManager | None = None
 ) -> StoreResult:
-    """Store an encoded batch; ``rows`` are what it was encoded from, for naming a refused one."""
+    """Store an encoded batch; ``rows``, where it was encoded from rows, are for naming a refused one."""
     db = db or get_db_manager()
     result = StoreResult(errors=list(batch.errors))
     if batch.n_rows:
+        if batch.n_rows >= SORT_ROWS:
+            names = table.column_names
+            batch = await asyncio.to_thread(batch.sorted, names.index(table.key[0]), names.index(table.time_column))
         engine = await get_engine(db)
         await engine.ensure_days(db, table.name, batch.days)
         await _store(db, table, batch, rows, 0, batch.n_rows, result)
@@ -78,7 +86,7 @@ async def _store(
     db: DatabaseManager,
     table: Table,
     batch: EncodedBatch,
-    rows: list[Any],
+    rows: list[Any] | None,
     start: int,
     stop: int,
     result: StoreResult,
@@ -96,7 +104,7 @@ async def _store(
             stored = await send(db, table, batch.days, store_new)
     except _DATA_ERRORS as error:
         if stop - start == 1:
-            result.errors.append(_row_error(table, rows, batch.indices[start], error))
+            result.errors.append(_row_error(table, batch, rows, start, error))
             return
         # Halving isolates the culprit in log2(n) further COPYs and stores everything else.
         middle = (start + stop) // 2
@@ -148,8 +156,11 @@ async def _store_new(db: DatabaseManager, table: Table, batch: EncodedBatch, sta
     return int(tag.rsplit(" ", 1)[1])
 
 
-def _row_error(table: Table, rows: list[Any], index: int, error: asyncpg.PostgresError) -> RowError:
-    row = rows[index]
+def _row_error(
+    table: Table, batch: EncodedBatch, rows: list[Any] | None, place: int, error: asyncpg.PostgresError
+) -> RowError:
+    index = batch.origin(place)
+    row = encoder_of(table).values(batch, place) if rows is None else rows[index]
     column = error.column_name or error.constraint_name or "?"
     if isinstance(row, dict):
         value = row.get(column, row)
