@@ -18,6 +18,16 @@ EXTENSIONS = [
         language="c++",
         extra_compile_args=FLAGS + CXX_FLAGS,
     ),
+    # C++ for std::from_chars, and for memory shared with consumers of Arrow.
+    *(
+        Extension(
+            f"pgtick._fast.{name}",
+            [f"src/_fast/{name}.pyx"],
+            language="c++",
+            extra_compile_args=FLAGS + CXX_FLAGS,
+        )
+        for name in ("arrow_out", "columns", "decode", "fields", "numeric_out", "values")
+    ),
 ]
 
 setup(
