@@ -45,7 +45,7 @@ _REASONS = {
     NOT_A_BOOL: "is no bool",
     NOT_UTF8: "is not valid UTF-8",
     NOT_JSONB: "is no jsonb of version 1",
-    INFINITE_TIME: "is infinite, which no date or time here can be: select NULLIF(…, 'infinity')",
+    INFINITE_TIME: "is no date or time here: select NULLIF(…, 'infinity')",
     FAR_TIME: "is too far in the future for 64 bits of microseconds",
     IMPOSSIBLE_LENGTH: "has a length that no field has",
     FIELD_COUNT: "the row has another number of fields than the query has columns",
@@ -320,6 +320,8 @@ cdef class CopyDecoder:
                 value = numeric_text(self.trouble_value, self.trouble_length)[:80]
             elif trouble == NOT_FINITE:
                 value = {0xD000: "Infinity", 0xF000: "-Infinity"}.get(get16(self.trouble_value + 4), "NaN")
+            elif trouble == INFINITE_TIME:
+                value = "-infinity" if self.trouble_value[0] & 0x80 else "infinity"
             else:
                 value = _short_repr(self.trouble_value[:min(self.trouble_length, 80)])
             reason = f"{value} {reason}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -21,16 +21,15 @@ from pgtick.connection import get_db_manager
 from pgtick.errors import PgtickError, QueryError
 from pgtick.reader.layout import Decimal128, Decimals, Fixed, check_model, column_layout
 from pgtick.reader.parameters import inline_parameters
+from pgtick.reader.stream import CopyStream, Progress
 
 __all__ = ["Columns", "Decimal128", "Decimals", "Fixed", "read_chunks", "read_columns", "read_structs"]
 
-Progress = Callable[[int, int], object]
 Model = TypeVar("Model", bound=msgspec.Struct)
 
 #: Rows that become Structs at once: they hold the event loop for about a millisecond.
 _STRUCT_ROWS = 1000
-#: asyncpg has no word for "no deadline" on one call, so it gets a far one, and asyncio's are in force.
-_FAR_S = 1e7
+_DRAIN_S = 0.01
 
 
 async def read_columns(
@@ -49,7 +48,7 @@ async def read_columns(
     """
     async with asyncio.timeout(_deadline(timeout_s)), _opened(query, args, decimals) as (connection, sql, layout):
         decoder = CopyDecoder(layout)
-        await _copy(connection, sql, decoder, progress)
+        await CopyStream(connection, sql, decoder, progress).run()
     return decoder.take()
 
 
@@ -74,7 +73,7 @@ async def read_structs(
     async with asyncio.timeout(_deadline(timeout_s)), _opened(query, args, decimals) as (connection, sql, layout):
         check_model(model, layout)
         decoder = CopyDecoder(layout, _STRUCT_ROWS)
-        await _copy(connection, sql, decoder, progress, add)
+        await CopyStream(connection, sql, decoder, progress, add).run()
         await add()
     return rows
 
@@ -106,12 +105,13 @@ async def read_chunks(
 
         async def copy() -> None:
             try:
-                await _copy(connection, sql, decoder, progress, add)
+                await stream.run()
                 await add()
                 await chunks.put(None)
             except Exception as error:
                 await chunks.put(error)
 
+        stream = CopyStream(connection, sql, decoder, progress, add)
         task = asyncio.create_task(copy())
         try:
             while True:
@@ -124,8 +124,13 @@ async def read_chunks(
                 if len(chunk):
                     yield chunk
         finally:
-            task.cancel()
-            await asyncio.wait({task})
+            stream.stop()
+            if not stream.taking:
+                task.cancel()
+            while not task.done():
+                if not chunks.empty():  # what the stream hands over has no taker any more
+                    chunks.get_nowait()
+                await asyncio.wait({task}, timeout=_DRAIN_S)
 
 
 @asynccontextmanager
@@ -143,28 +148,6 @@ async def _opened(
         layout = column_layout(statement.get_attributes(), decimals)
         sql = await inline_parameters(connection, statement, query, args)
         yield connection, sql, layout
-
-
-async def _copy(
-    connection: Any,
-    sql: str,
-    decoder: CopyDecoder,
-    progress: Progress | None,
-    on_full: Callable[[], Awaitable[None]] | None = None,
-) -> None:
-    """Run the COPY into the decoder to its end; ``on_full`` takes the decoder's rows."""
-
-    async def sink(data: bytes) -> None:
-        decoder.feed(data)
-        while decoder.full and on_full is not None:
-            await on_full()
-            decoder.feed(b"")
-        if progress is not None:
-            progress(decoder.n_rows, decoder.n_bytes)
-
-    # The line break ends a comment that the query may end with.
-    await connection.copy_from_query(f"{sql}\n", output=sink, format="binary", timeout=_FAR_S)
-    decoder.finish()
 
 
 def _deadline(timeout_s: float | None) -> float | None:
