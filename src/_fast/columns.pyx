@@ -9,7 +9,6 @@ cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t
-from libc.stdlib cimport malloc, realloc
 from libc.string cimport memset
 from libcpp.memory cimport make_shared, shared_ptr
 from libcpp.vector cimport vector
@@ -20,6 +19,7 @@ from pgtick._fast.kinds cimport (
     BOOL, BYTES, DATE, FLOAT4, FLOAT8, INSTANT, INT2, INT4, INT8, JSONB, NUMERIC_128, NUMERIC_DOUBLE, NUMERIC_FIXED,
     NUMERIC_WIRE, TEXT, UUID, WALL, Kind,
 )
+from pgtick._fast.memory cimport resize
 from pgtick._fast.values cimport value_object
 
 import numpy as _np
@@ -297,7 +297,7 @@ cdef class Columns:
             field.n_nulls = self.held[i].n_nulls
             field.buffers.push_back(self.valid[i])
             if self.held[i].kind == BOOL:
-                bits = <char *>malloc(self.n_rows // 8 + 1)
+                bits = <char *>resize(NULL, self.n_rows // 8 + 1)
                 if bits == NULL:
                     raise MemoryError
                 field.buffers.push_back(own(bits))
@@ -316,5 +316,5 @@ cdef class Columns:
 
 cdef char *_shrunk(char *memory, Py_ssize_t size) noexcept:
     """Give back what was not needed; where that fails the block stays as it was."""
-    cdef char *smaller = <char *>realloc(memory, max(size, 1))
+    cdef char *smaller = <char *>resize(memory, size)
     return smaller if smaller != NULL else memory

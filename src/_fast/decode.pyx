@@ -15,6 +15,7 @@ from pgtick._fast.columns cimport Columns, Store, column_store
 from pgtick._fast.fields cimport (
     FAR_TIME, INFINITE_TIME, NO_MEMORY, NOT_A_BOOL, NOT_JSONB, NOT_UTF8, WRONG_LENGTH, decode_field, null_field,
 )
+from pgtick._fast.memory cimport release, resize
 from pgtick._fast.numeric_out cimport INEXACT, MALFORMED, NOT_FINITE, TOO_LARGE
 from pgtick._fast.values cimport numeric_text
 from pgtick._fast.wire cimport get16, get32
@@ -272,7 +273,7 @@ cdef class CopyDecoder:
         room = min(room, self.max_rows)
         for i in range(self.n_columns):
             store = &self.stores[i]
-            memory = realloc(store.values, room * store.width if store.width else 8 * (room + 1))
+            memory = resize(store.values, room * store.width if store.width else 8 * (room + 1))
             if memory == NULL:
                 return False
             store.values = <char *>memory
@@ -280,7 +281,7 @@ cdef class CopyDecoder:
                 (<int64_t *>store.values)[0] = 0
             if store.valid != NULL:
                 old = (self.room + 7) // 8
-                memory = realloc(store.valid, (room + 7) // 8)
+                memory = resize(store.valid, (room + 7) // 8)
                 if memory == NULL:
                     return False
                 store.valid = <uint8_t *>memory
@@ -336,8 +337,8 @@ cdef class CopyDecoder:
     cdef void _free_stores(self) noexcept:
         cdef int i
         for i in range(self.n_columns):
-            free(self.stores[i].values)
-            free(self.stores[i].data)
-            free(self.stores[i].valid)
+            release(self.stores[i].values)
+            release(self.stores[i].data)
+            release(self.stores[i].valid)
             self.stores[i].values = self.stores[i].data = NULL
             self.stores[i].valid = NULL

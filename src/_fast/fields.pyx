@@ -2,7 +2,6 @@
 
 from libc.math cimport NAN
 from libc.stdint cimport INT32_MIN, INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport malloc, realloc
 from libc.string cimport memcpy, memset
 
 from pgtick._fast.columns cimport Store
@@ -10,6 +9,7 @@ from pgtick._fast.kinds cimport (
     BOOL, BYTES, DATE, EPOCH_DAYS, EPOCH_US, FLOAT4, FLOAT8, INSTANT, INT2, INT4, INT8, JSONB, NUMERIC_128,
     NUMERIC_DOUBLE, NUMERIC_FIXED, TEXT, UUID, WALL,
 )
+from pgtick._fast.memory cimport resize
 from pgtick._fast.numeric_out cimport FITS, check_numeric, to_double, to_int64, to_int128
 from pgtick._fast.wire cimport get16, get32, get64
 
@@ -65,7 +65,7 @@ cdef int _append(Store *store, Py_ssize_t row, const char *p, Py_ssize_t length)
     cdef char *data
     if needed > store.data_room:
         room = max(2 * store.data_room, needed)
-        data = <char *>realloc(store.data, room)
+        data = <char *>resize(store.data, room)
         if data == NULL:
             return NO_MEMORY
         store.data = data
@@ -145,7 +145,7 @@ cdef int null_field(Store *store, Py_ssize_t row, Py_ssize_t room) noexcept nogi
     """Lay a NULL; ``room``: the rows that the column has memory for."""
     cdef int kind = store.kind
     if store.valid == NULL:
-        store.valid = <uint8_t *>malloc((room + 7) // 8)
+        store.valid = <uint8_t *>resize(NULL, (room + 7) // 8)
         if store.valid == NULL:
             return NO_MEMORY
         memset(store.valid, 0xFF, (room + 7) // 8)

@@ -144,6 +144,9 @@ cdef inline bint _times(uint64_t *value, uint32_t factor, uint32_t plus) noexcep
     """value = value * factor + plus in 128 bits, low word first; returns whether it fits."""
     cdef uint64_t low, high, carry = plus
     cdef int i
+    if value[1] == 0 and value[0] < <uint64_t>1 << 34:  # a factor is below 2^30
+        value[0] = value[0] * factor + plus
+        return True
     for i in range(2):
         low = <uint64_t><uint32_t>value[i] * factor + carry
         high = (value[i] >> 32) * factor + (low >> 32)
@@ -196,15 +199,10 @@ cdef int to_int64(const char *p, Py_ssize_t length, int scale, int64_t *out) noe
 cdef int to_int128(const char *p, Py_ssize_t length, int precision, int scale, uint64_t *out) noexcept nogil:
     """Two's complement in 128 bits, low word first (Arrow's decimal128 on a little-endian machine)."""
     cdef uint64_t[2] value
-    cdef uint64_t[2] limit
-    cdef int state = _scaled(p, length, scale, value), i = 0
+    cdef const uint64_t *limit = _LIMITS[precision]
+    cdef int state = _scaled(p, length, scale, value)
     if state != FITS:
         return state
-    limit[0] = 1
-    limit[1] = 0
-    while i < precision:
-        _times(limit, _TENS[min(precision - i, 9)], 0)
-        i += 9
     if value[1] > limit[1] or (value[1] == limit[1] and value[0] >= limit[0]):
         return TOO_LARGE
     if get16(p + 4) == NEGATIVE:
@@ -213,3 +211,17 @@ cdef int to_int128(const char *p, Py_ssize_t length, int precision, int scale, u
     out[0] = value[0]
     out[1] = value[1]
     return FITS
+
+
+cdef uint64_t[39][2] _LIMITS  # 10^precision
+
+
+cdef void _set_limits() noexcept:
+    cdef int i
+    _LIMITS[0][0] = 1
+    for i in range(1, 39):
+        _LIMITS[i][0], _LIMITS[i][1] = _LIMITS[i - 1][0], _LIMITS[i - 1][1]
+        _times(_LIMITS[i], 10, 0)
+
+
+_set_limits()

@@ -3,12 +3,13 @@ from libcpp.memory cimport shared_ptr
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
+from pgtick._fast.memory cimport release  # its C code comes first
+
 cdef extern from *:
     """
     #ifndef PGTICK_BATCH
     #define PGTICK_BATCH
     #include <cstdint>
-    #include <cstdlib>
     #include <memory>
     #include <string>
     #include <vector>
@@ -26,9 +27,9 @@ cdef extern from *:
         std::vector<PgtickField> fields;
     };
 
-    /* Take memory of malloc's into shared hands: it goes when the last of them lets go, in any thread. */
+    /* Take a block into shared hands: it goes when the last of them lets go, in any thread. */
     static inline PgtickMemory pgtick_own(char *memory) {
-        return PgtickMemory(memory, std::free);
+        return PgtickMemory(memory, pgtick_free);
     }
     #endif
     """
