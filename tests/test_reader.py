@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
@@ -294,19 +295,33 @@ async def test_deadline_of_chunks_does_not_count_the_caller_s_time(db: DatabaseM
     assert n_rows == 3000
 
 
-@pytest.mark.parametrize("delay_ms", [0, 1, 2, 5, 10, 20, 50])
-async def test_cancelled_reading_leaves_the_pool_full(db: DatabaseManager, delay_ms: int) -> None:
-    async def chunks() -> None:
-        async for _ in read_chunks(NUMBERS, 10_000_000, n_rows=5000):
+@pytest.mark.parametrize("seed", range(4))
+async def test_reading_cancelled_anywhere_keeps_its_very_connection(db: DatabaseManager, seed: int) -> None:
+    dice = random.Random(seed)
+    pid = await db.fetchval("SELECT pg_backend_pid()")
+
+    async def chunks(n: int, stop_after: int) -> None:
+        async for chunk in read_chunks(NUMBERS, n, n_rows=dice.choice([1, 10, 1000])):
+            if chunk.first_row >= stop_after:
+                break
             await asyncio.sleep(0)
 
-    for coroutine in (read_columns(NUMBERS, 10_000_000), chunks()):
-        task = asyncio.ensure_future(coroutine)
-        await asyncio.sleep(delay_ms / 1000)
+    seen: set[type[BaseException]] = set()
+    for _ in range(60):
+        n = dice.choice([1, 10, 1000, 5000, 200_000])
+        whole = dice.random() < 0.5
+        task = asyncio.ensure_future(read_columns(NUMBERS, n) if whole else chunks(n, dice.choice([1, 3000, n])))
+        for _ in range(dice.randrange(60)):
+            await asyncio.sleep(0)
+        if dice.random() < 0.5:
+            await asyncio.sleep(dice.random() * 0.03)
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        (outcome,) = await asyncio.gather(task, return_exceptions=True)
+        if isinstance(outcome, BaseException):
+            seen.add(type(outcome))
         assert await settled(db)
+        assert await db.fetchval("SELECT pg_backend_pid()") == pid
+    assert seen == {asyncio.CancelledError}
 
 
 async def test_reading_inside_a_transaction_sees_its_rows(db: DatabaseManager) -> None:

@@ -16,9 +16,11 @@ cdef extern from *:
     #include <sys/mman.h>
     #endif
 
-    struct alignas(64) PgtickHead {
-        size_t size;   /* head included */
-        bool mapped;
+    /* 64 bytes, so that what follows is aligned as well as the block is. */
+    struct PgtickHead {
+        size_t size; /* head included */
+        size_t mapped;
+        char unused[64 - 2 * sizeof(size_t)];
     };
 
     static inline void pgtick_free(void *block) {

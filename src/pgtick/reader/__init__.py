@@ -29,7 +29,6 @@ Model = TypeVar("Model", bound=msgspec.Struct)
 
 #: Rows that become Structs at once: they hold the event loop for about a millisecond.
 _STRUCT_ROWS = 1000
-_DRAIN_S = 0.01
 
 
 async def read_columns(
@@ -105,7 +104,7 @@ async def read_chunks(
 
         async def copy() -> None:
             try:
-                await stream.run()
+                await stream.copy()
                 await add()
                 await chunks.put(None)
             except Exception as error:
@@ -124,13 +123,7 @@ async def read_chunks(
                 if len(chunk):
                     yield chunk
         finally:
-            stream.stop()
-            if not stream.taking:
-                task.cancel()
-            while not task.done():
-                if not chunks.empty():  # what the stream hands over has no taker any more
-                    chunks.get_nowait()
-                await asyncio.wait({task}, timeout=_DRAIN_S)
+            await stream.end(task, lambda: chunks.empty() or chunks.get_nowait())
 
 
 @asynccontextmanager
