@@ -92,7 +92,8 @@ def test_value_of_each_type_is_read_and_its_null_told_apart(name: str) -> None:
     assert not column.flags.writeable
     if column.dtype.kind == "M":
         assert np.isnat(column).tolist() == [False, True, False]
-        assert column[0] == np.datetime64(value.replace(tzinfo=None) if isinstance(value, datetime) else value)  # type: ignore[call-overload]
+        plain: Any = value.replace(tzinfo=None) if isinstance(value, datetime) else value
+        assert column[0] == np.datetime64(plain)
     elif column.dtype.kind == "f":
         assert np.isnan(column).tolist() == [False, True, False]
         assert float(column[0]) == value
