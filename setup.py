@@ -26,7 +26,7 @@ EXTENSIONS = [
             language="c++",
             extra_compile_args=FLAGS + CXX_FLAGS,
         )
-        for name in ("arrow_out", "columns", "decode", "fields", "numeric_out", "values")
+        for name in ("arrow_out", "columns", "decode", "fields", "numeric_out", "objects")
     ),
 ]
 

@@ -2,7 +2,7 @@
 
 A type of PostgreSQL is one line of ``_TYPES``: its OID, its name, and the kind of its wire form. A wire form
 that is not there yet is a Kind more: how it lies in memory (``_KINDS``), how it is decoded (``decode.pyx``)
-and which Python object it is (``values.pyx``).
+and which Python object it is (``objects.pyx``).
 """
 
 cimport cython
@@ -20,7 +20,7 @@ from pgtick._fast.kinds cimport (
     NUMERIC_WIRE, TEXT, UUID, WALL, Kind,
 )
 from pgtick._fast.memory cimport resize
-from pgtick._fast.values cimport value_object
+from pgtick._fast.objects cimport value_object
 
 import numpy as _np
 

@@ -17,7 +17,7 @@ from pgtick._fast.fields cimport (
 )
 from pgtick._fast.memory cimport release, resize
 from pgtick._fast.numeric_out cimport INEXACT, MALFORMED, NOT_FINITE, TOO_LARGE
-from pgtick._fast.values cimport numeric_text
+from pgtick._fast.objects cimport numeric_text
 from pgtick._fast.wire cimport get16, get32
 
 from pgtick.errors import DecodeError as _DecodeError, short_repr as _short_repr
