@@ -1,6 +1,12 @@
-"""Compile the core; every other fact about the package lives in pyproject.toml."""
+"""Compile the core; every other fact about the package lives in pyproject.toml.
 
+PGTICK_BUILD=trace builds it for line coverage (.ci/coverage), PGTICK_BUILD=sanitize with AddressSanitizer and
+UndefinedBehaviorSanitizer (.ci/sanitize).
+"""
+
+import os
 import sys
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -9,25 +15,29 @@ from setuptools import Extension, setup
 FLAGS = ["/O2"] if sys.platform == "win32" else ["-O3", "-g0"]
 CXX_FLAGS = ["/std:c++17"] if sys.platform == "win32" else ["-std=c++17"]
 
+BUILD = os.environ.get("PGTICK_BUILD", "")
+if BUILD not in ("", "trace", "sanitize"):
+    sys.exit(f"PGTICK_BUILD is trace or sanitize, not {BUILD!r}")
+MACROS: list[tuple[str, str | None]] = []
+LINK_FLAGS: list[str] = []
+if BUILD == "trace":
+    MACROS = [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
+    FLAGS = ["-O0", "-g0"]
+elif BUILD == "sanitize":
+    LINK_FLAGS = ["-fsanitize=address,undefined"]
+    FLAGS = ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined", *LINK_FLAGS]
+
+# C++ for std::to_chars and std::from_chars, a double's shortest text and back, and for memory shared with Arrow.
 EXTENSIONS = [
-    Extension("pgtick._fast.symbols", ["src/_fast/symbols.pyx"], extra_compile_args=FLAGS),
-    # C++ for std::to_chars, the shortest text of a double.
     Extension(
-        "pgtick._fast.encode",
-        ["src/_fast/encode.pyx"],
+        f"pgtick._fast.{name}",
+        [f"src/_fast/{name}.pyx"],
         language="c++",
+        define_macros=MACROS,
         extra_compile_args=FLAGS + CXX_FLAGS,
-    ),
-    # C++ for std::from_chars, and for memory shared with consumers of Arrow.
-    *(
-        Extension(
-            f"pgtick._fast.{name}",
-            [f"src/_fast/{name}.pyx"],
-            language="c++",
-            extra_compile_args=FLAGS + CXX_FLAGS,
-        )
-        for name in ("arrow_out", "columns", "decode", "fields", "numeric_out", "objects")
-    ),
+        extra_link_args=LINK_FLAGS,
+    )
+    for name in sorted(path.stem for path in Path("src/_fast").glob("*.pyx"))
 ]
 
 setup(
@@ -44,6 +54,7 @@ setup(
             "auto_pickle": False,
             "autotestdict": False,
             "embedsignature": False,
+            "linetrace": BUILD == "trace",
         },
     ),
 )

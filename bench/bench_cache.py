@@ -1,4 +1,7 @@
-"""Look-ups of the symbol cache: 1,000 a round over varied keys; the budget is 1 µs for each by the median."""
+"""Look-ups of the symbol cache, bare and through the public functions.
+
+1,000 a round over varied keys; the budget is 1 µs for each by the median.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,14 @@ from typing import Any
 import pytest
 
 from pgtick._fast.symbols import SymbolCache
+from pgtick.cache_operations import (
+    cached_get_symbol,
+    cached_get_symbol_by_exchange_symbol,
+    cached_get_symbol_by_id,
+    get_cached_symbol_by_id,
+)
+from pgtick.config import DatabaseConfig
+from pgtick.connection import DatabaseManager
 from pgtick.models import CachedSymbol
 
 N_SYMBOLS = 5_000
@@ -116,6 +127,72 @@ def test_find_exchange_symbol(benchmark: Any) -> None:
             find(exchange, name)
 
     assert [CACHE.find_exchange_symbol(*key) for key in keys] == SAMPLE
+    benchmark(look_up)
+    check_budget(benchmark)
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A published manager with the symbols; a look-up in memory asks no pool."""
+    manager = DatabaseManager(DatabaseConfig(host="localhost", database="none", user="none"), None, 0)
+    manager.symbols.load(SYMBOLS)
+    monkeypatch.setattr("pgtick.connection._published", manager)
+
+
+@pytest.mark.usefixtures("published")
+def test_public_get_symbol_by_id(benchmark: Any) -> None:
+    ids = [s.id for s in SAMPLE]
+
+    def look_up() -> None:
+        for number in ids:
+            cached_get_symbol_by_id(number)
+
+    assert [cached_get_symbol_by_id(number) for number in ids] == SAMPLE
+    benchmark(look_up)
+    check_budget(benchmark)
+
+
+@pytest.mark.usefixtures("published")
+def test_public_get_symbol(benchmark: Any) -> None:
+    keys = [(s.exchange, s.symbol_base, s.symbol_quote) for s in SAMPLE]
+
+    def look_up() -> None:
+        for exchange, base, quote in keys:
+            cached_get_symbol(exchange, base, quote)
+
+    assert [cached_get_symbol(*key) for key in keys] == SAMPLE
+    benchmark(look_up)
+    check_budget(benchmark)
+
+
+@pytest.mark.usefixtures("published")
+def test_public_get_symbol_by_exchange_symbol(benchmark: Any) -> None:
+    keys = [(s.exchange, s.exchange_symbol) for s in SAMPLE]
+
+    def look_up() -> None:
+        for exchange, name in keys:
+            cached_get_symbol_by_exchange_symbol(exchange, name)
+
+    assert [cached_get_symbol_by_exchange_symbol(*key) for key in keys] == SAMPLE
+    benchmark(look_up)
+    check_budget(benchmark)
+
+
+@pytest.mark.usefixtures("published")
+def test_public_awaited_get_symbol_by_id(benchmark: Any) -> None:
+    ids = [s.id for s in SAMPLE]
+
+    async def ask() -> list[CachedSymbol | None]:
+        return [await get_cached_symbol_by_id(number) for number in ids]
+
+    def look_up() -> list[CachedSymbol | None]:
+        # Without a loop: on a hit nothing waits, and the coroutine runs to its end at once.
+        with pytest.raises(StopIteration) as done:
+            ask().send(None)
+        result: list[CachedSymbol | None] = done.value.value
+        return result
+
+    assert look_up() == SAMPLE
     benchmark(look_up)
     check_budget(benchmark)
 

@@ -21,9 +21,9 @@ from pgtick.errors import PgtickError
 from pgtick.migrator import get_available_migrations, rollback_migration, run_pending_migrations
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pgtick.migrations", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("action", nargs="?", default="up", choices=["up", "down", "status", "sql"])
     parser.add_argument("id", nargs="?", help='the migration that down takes back: "004", or "folder/001"')
@@ -54,9 +54,9 @@ async def _run(arguments: argparse.Namespace) -> str:
     return json.dumps(result, indent=2, default=str) + "\n"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Do what the arguments say; return the exit code."""
-    parser = _parser()
+def main(argv: list[str] | None = None, *, prog: str = "python -m pgtick.migrations") -> int:
+    """Do what the arguments say; return the exit code. ``pgtick migrate`` is this function too."""
+    parser = _parser(prog)
     arguments = parser.parse_args(argv)
     if (arguments.action == "down") != (arguments.id is not None):
         parser.error("down, and only down, wants a migration's id")
@@ -64,6 +64,9 @@ def main(argv: list[str] | None = None) -> int:
         output = asyncio.run(_run(arguments))
     except (PgtickError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         print(f"error: {str(error) or type(error).__name__}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: what was not committed is rolled back", file=sys.stderr)
         return 1
     sys.stdout.write(output)
     return 0

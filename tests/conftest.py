@@ -77,6 +77,12 @@ def template(server: DatabaseConfig) -> Iterator[str]:
             await run_pending_migrations(db)
         finally:
             await db.close()
+        # TimescaleDB's workers would hold it, and a template that is in use cannot be cloned.
+        await _execute(
+            server,
+            f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false",
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
+        )
 
     asyncio.run(make())
     yield name

@@ -21,6 +21,7 @@ from pgtick._fast.columns import Columns
 from pgtick._fast.decode import CopyDecoder
 from pgtick.errors import DecodeError
 
+pytestmark = pytest.mark.core
 FLOAT = ("float",)
 ID = UUID("00112233-4455-6677-8899-aabbccddeeff")
 

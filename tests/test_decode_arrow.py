@@ -15,6 +15,7 @@ from wire import oracle
 from pgtick._fast.columns import Columns
 from pgtick.errors import DecodeError
 
+pytestmark = pytest.mark.core
 pa = pytest.importorskip("pyarrow")
 
 

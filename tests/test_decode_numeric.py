@@ -20,6 +20,7 @@ from pgtick._fast.columns import Columns
 from pgtick._fast.decode import CopyDecoder
 from pgtick.errors import DecodeError
 
+pytestmark = pytest.mark.core
 EXACT = Context(prec=2000)
 FORMS = (("fixed", 8), ("decimal128", 38, 8), ("decimal",))
 

@@ -19,6 +19,8 @@ from pgtick._fast.encode import RowEncoder
 from pgtick.errors import ValidationError
 from pgtick.tables import BOOK_TICKERS
 
+pytestmark = pytest.mark.core
+
 NOT_NUMBER = "must be a number: float, Decimal, int, or decimal text"
 
 

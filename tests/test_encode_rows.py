@@ -20,6 +20,8 @@ from pgtick.errors import RowError
 from pgtick.models import BookTickerSnapshot
 from pgtick.tables import BOOK_TICKERS, FUNDING_RATES, TRADES
 
+pytestmark = pytest.mark.core
+
 
 def test_every_kind_of_row_is_the_same() -> None:
     row = book(update_type="盘口")

@@ -21,7 +21,7 @@ MIGRATIONS = ROOT / "migrations"
 # Rooms from the ground up: a module may import from its own floor and from those below.
 FLOORS = [
     {"errors"},
-    {"models", "tables", "config"},
+    {"rules", "models", "tables", "config"},
     {"_fast"},
     {"connection", "embedded"},
     {"engines", "cache_operations", "migrator", "migrations"},
@@ -70,7 +70,9 @@ def _room(module: str) -> str:
 
 
 MODULES = _modules()
-CORE_FILES = sorted(path for path in CORE.iterdir() if path.suffix in (".pyx", ".pxd", ".pxi"))
+CORE_FILES = sorted(
+    path for folder in (CORE, PACKAGE / "_fast") for path in folder.iterdir() if path.suffix in (".pyx", ".pxd", ".pxi")
+)
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
@@ -95,6 +97,13 @@ def test_core_knows_no_io_and_only_the_rooms_below(path: Path) -> None:
         assert target.split(".")[0] not in NOT_IN_CORE, f"{path.name} imports {target}"
         if target.split(".")[0] == "pgtick":
             assert FLOOR_OF[_room(target)] <= FLOOR_OF["_fast"], f"{path.name} imports {target}"
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=lambda path: path.name)
+def test_core_includes_no_files(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert not re.search(r"^\s*include\s", text, re.MULTILINE)
+    assert "cimport *" not in text
 
 
 def _all_files() -> list[tuple[Path, int]]:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 import msgspec
 import pytest
+from cached import NAMES, check_against_oracle, make
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pgtick._fast.symbols import SymbolCache
 from pgtick.models import CachedSymbol
 
+pytestmark = pytest.mark.core
+
 EXPIRY = datetime(2030, 1, 1, tzinfo=UTC)
-NAMES = ["", "BTC", "btc", "USDT", "币安人生", "Ω", "é", "e\u0301", "\U0001f680", "B\0TC", "\ud800"]
 names = st.sampled_from(NAMES) | st.text(max_size=3)
 ids = st.integers(-3, 30) | st.sampled_from([2**24 - 1, 2**24, 2**31, 2**63, -(2**63) - 1, 2**200])
 cached_symbols = st.builds(
@@ -31,36 +33,6 @@ cached_symbols = st.builds(
     is_active=st.booleans(),
     expiry=st.sampled_from([None, EXPIRY]),
 )
-
-
-def make(id: int, base: str = "BTC", quote: str = "USDT", **fields: Any) -> CachedSymbol:  # noqa: A002 - field
-    values = {"exchange_id": 1, "exchange": "BINANCE_SPOT", "exchange_symbol": base + quote, **fields}
-    return CachedSymbol(id=id, symbol_base=base, symbol_quote=quote, **values)
-
-
-def copied(text: str) -> str:
-    """Return an equal str of another identity (where the interpreter has one)."""
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "surrogatepass")
-
-
-def check_against_oracle(cache: SymbolCache, symbols: Iterable[CachedSymbol]) -> None:
-    by_id = {s.id: s for s in symbols}
-    pairs: dict[tuple[str, str, str], CachedSymbol] = {}
-    venues: dict[tuple[str, str], CachedSymbol] = {}
-    for s in sorted(by_id.values(), key=lambda s: (s.is_active, s.expiry is None, s.id)):
-        pairs[s.exchange, s.symbol_base, s.symbol_quote] = s
-        venues[s.exchange, s.exchange_symbol] = s
-    assert len(cache) == cache.size == len(by_id)
-    assert cache.symbols() == list(cache) == list(by_id.values())
-    for number in {*by_id, -4, 31, 2**24 + 1, 2**64}:
-        assert cache.get(number) is by_id.get(number)
-    asked = {*NAMES, *(s.symbol_base for s in by_id.values()), *(s.symbol_quote for s in by_id.values())}
-    for exchange in ("BINANCE_SPOT", "GATEIO_FUTURES", "交易所", "NONE"):
-        for a in asked:
-            for b in asked:
-                assert cache.find(copied(exchange), copied(a), copied(b)) is pairs.get((exchange, a, b))
-        for a in asked | {s.exchange_symbol for s in by_id.values()}:
-            assert cache.find_exchange_symbol(copied(exchange), copied(a)) is venues.get((exchange, a))
 
 
 @given(st.lists(cached_symbols, max_size=12))
@@ -175,13 +147,49 @@ def test_counters_every_unknown_key_is_a_miss() -> None:
 def test_lookup_wrong_type_is_a_type_error_and_not_counted(wrong: Any) -> None:
     cache = SymbolCache()
     cache.load([make(1)])
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="id must be an int"):
         cache.get(wrong)
+    with pytest.raises(TypeError, match="id must be an int"):
+        cache[wrong]
     key: Any = 1 if isinstance(wrong, str) else wrong
     with pytest.raises(TypeError):
         cache.find("BINANCE_SPOT", "BTC", key)
     with pytest.raises(TypeError):
         cache.find_exchange_symbol(key, "BTCUSDT")
+    assert (cache.hits, cache.misses) == (0, 0)
+
+
+def test_subscript_unknown_id_is_a_key_error_that_names_it_and_a_miss() -> None:
+    cache = SymbolCache()
+    symbol = make(1)
+    cache.load([symbol])
+    assert cache[1] is symbol
+    for unknown in (0, 2, -1, 2**24, 2**100):
+        with pytest.raises(KeyError, match=f"^{unknown}$"):
+            cache[unknown]
+    assert (cache.hits, cache.misses) == (1, 5)
+
+
+def test_generation_relisted_ticker_counts_up_and_the_old_id_is_not_current() -> None:
+    cache = SymbolCache()
+    cache.load([make(3), make(5, "ETH")])
+    assert [cache.generation(3), cache.is_current(3)] == [1, True]
+    cache.put(make(3, is_active=False))
+    assert cache.is_current(3)  # switched off, and nothing else goes by its name
+    cache.put(make(9))  # listed again
+    assert [cache.generation(number) for number in (3, 9, 5)] == [1, 2, 1]
+    assert [cache.is_current(number) for number in (3, 9, 5)] == [False, True, True]
+    cache.put(make(9, is_active=False))
+    cache.put(make(12))
+    assert [cache.generation(number) for number in (3, 9, 12)] == [1, 2, 3]
+    assert [cache.is_current(number) for number in (3, 9, 12)] == [False, False, True]
+    cache.put(make(9, "RENAMED"))
+    assert [cache.generation(number) for number in (3, 9, 12)] == [1, 1, 2]
+    for ask in (cache.generation, cache.is_current):
+        with pytest.raises(KeyError, match=r"^4$"):
+            ask(4)
+        with pytest.raises(TypeError, match="id must be an int, not str"):
+            ask("3")  # type: ignore[arg-type]
     assert (cache.hits, cache.misses) == (0, 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
@@ -10,11 +11,16 @@ from typing import Annotated, Any
 import pytest
 from hypothesis import strategies as st
 
-from pgtick._fast.encode import EncodedBatch, RowEncoder
+from pgtick._fast.batch import EncodedBatch
+from pgtick._fast.encode import RowEncoder
 from pgtick.errors import RowError
 from pgtick.models import BookTickerSnapshot, EventTime, Row, Sql, TradeSnapshot
 from pgtick.tables import Table
 
+#: For tests that take memory away, count references or interleave threads.
+untraced = pytest.mark.skipif(
+    sys.gettrace() is not None, reason="a tracer would be without memory too, keeps frames and switches threads"
+)
 WHEN = datetime(2025, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 WHEN_US = 794145600_123456  # since 2000-01-01
 DAY = 20148

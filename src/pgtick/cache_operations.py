@@ -2,19 +2,24 @@
 
 ``cached_…`` functions look in memory only and return None for what they do not know; ``get_cached_…``
 coroutines fall through to the database on a miss. Names are compared byte for byte.
+
+Every process follows the changes of others by LISTEN. Behind a transaction pooler there is no LISTEN: what is new
+is found on the first miss, what another process changed only by ``refresh_cache()``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import asyncpg
 
 from pgtick._fast.symbols import SymbolCache
-from pgtick.connection import DatabaseManager, add_start_step, get_db_manager
+from pgtick.connection import DatabaseManager, add_start_step, connect, get_db_manager
 from pgtick.models import CachedSymbol
 
 __all__ = [
@@ -34,8 +39,12 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 CHANNEL = "pgtick_symbols"
-_RECONNECT_S = 1.0
+_RECONNECT_S = 1.0  # doubled with every failure, up to
+_RECONNECT_MAX_S = 30.0
+_PING_S = 30.0  # a peer that is gone without a word is noticed by this
 _GATHER_S = 0.02  # notifications of one burst are served by one query
+_EVERYTHING = ""  # the payload that an exchange's change sends
+_MAX_ID = 2**31 - 1
 
 _SELECT = """
 SELECT s.id, s.exchange_id, e.enum_value AS exchange, s.symbol_base, s.symbol_quote, s.exchange_symbol,
@@ -43,22 +52,20 @@ SELECT s.id, s.exchange_id, e.enum_value AS exchange, s.symbol_base, s.symbol_qu
        s.quantity_step, s.min_quantity, s.min_notional
 FROM symbols s JOIN exchanges e ON e.id = s.exchange_id
 """
+# Of several under one name the cache prefers the last of this order.
+_ORDER = " ORDER BY s.is_active AND e.is_active, s.expiry IS NULL, s.id"
 
-_caches: WeakKeyDictionary[DatabaseManager, SymbolCache] = WeakKeyDictionary()
+_locks: WeakKeyDictionary[DatabaseManager, asyncio.Lock] = WeakKeyDictionary()
 
 
 def symbol_cache(db: DatabaseManager | None = None) -> SymbolCache:
     """Return the manager's cache itself; hold on to it (and its ``get``) in a hot loop."""
-    manager = db or get_db_manager()
-    cache = _caches.get(manager)
-    if cache is None:
-        cache = _caches[manager] = SymbolCache()
-    return cache
+    return (db or get_db_manager()).symbols
 
 
 def cached_get_symbol_by_id(symbol_id: int) -> CachedSymbol | None:
     """Return the symbol from memory, or None."""
-    return symbol_cache().get(symbol_id)
+    return get_db_manager().symbols.get(symbol_id)
 
 
 def cached_get_symbol(exchange: str, base: str, quote: str) -> CachedSymbol | None:
@@ -66,45 +73,39 @@ def cached_get_symbol(exchange: str, base: str, quote: str) -> CachedSymbol | No
 
     Where several share the pair (dated futures): active before inactive, undated before dated, newest first.
     """
-    return symbol_cache().find(exchange, base, quote)
+    return get_db_manager().symbols.find(exchange, base, quote)
 
 
 def cached_get_symbol_by_exchange_symbol(exchange: str, exchange_symbol: str) -> CachedSymbol | None:
     """Return the symbol by the venue's own name from memory, or None."""
-    return symbol_cache().find_exchange_symbol(exchange, exchange_symbol)
+    return get_db_manager().symbols.find_exchange_symbol(exchange, exchange_symbol)
 
 
 async def get_cached_symbol_by_id(symbol_id: int) -> CachedSymbol | None:
     """Return the symbol; ask the database when memory does not know it. None when nobody does."""
-    found = symbol_cache().get(symbol_id)
-    return found if found is not None else await _fetch_one("WHERE s.id = $1", symbol_id)
+    db = get_db_manager()
+    found = db.symbols.get(symbol_id)
+    if found is None and abs(symbol_id) <= _MAX_ID:
+        found = await _fetch(db, "WHERE s.id = $1", symbol_id)
+    return found
 
 
 async def get_cached_symbol(exchange: str, base: str, quote: str) -> CachedSymbol | None:
     """As cached_get_symbol, falling through to the database."""
-    found = symbol_cache().find(exchange, base, quote)
-    if found is not None:
-        return found
-    await _fetch_one("WHERE e.enum_value = $1 AND s.symbol_base = $2 AND s.symbol_quote = $3", exchange, base, quote)
-    return symbol_cache().find(exchange, base, quote)
+    db = get_db_manager()
+    found = db.symbols.find(exchange, base, quote)
+    if found is None:
+        condition = "WHERE e.enum_value = $1 AND s.symbol_base = $2 AND s.symbol_quote = $3"
+        found = await _fetch(db, condition, exchange, base, quote)
+    return found
 
 
 async def get_cached_symbol_by_exchange_symbol(exchange: str, exchange_symbol: str) -> CachedSymbol | None:
     """As cached_get_symbol_by_exchange_symbol, falling through to the database."""
-    found = symbol_cache().find_exchange_symbol(exchange, exchange_symbol)
-    if found is not None:
-        return found
-    await _fetch_one("WHERE e.enum_value = $1 AND s.exchange_symbol = $2", exchange, exchange_symbol)
-    return symbol_cache().find_exchange_symbol(exchange, exchange_symbol)
-
-
-async def _fetch_one(condition: str, *args: object) -> CachedSymbol | None:
-    rows = await get_db_manager().fetch(_SELECT + condition, *args)
-    cache = symbol_cache()
-    found = None
-    for row in rows:
-        found = CachedSymbol(**row)
-        cache.put(found)
+    db = get_db_manager()
+    found = db.symbols.find_exchange_symbol(exchange, exchange_symbol)
+    if found is None:
+        found = await _fetch(db, "WHERE e.enum_value = $1 AND s.exchange_symbol = $2", exchange, exchange_symbol)
     return found
 
 
@@ -116,22 +117,45 @@ def get_cache_stats() -> dict[str, Any]:
 async def refresh_cache(db: DatabaseManager | None = None) -> int:
     """Read all symbols and swap them in at once; return how many."""
     manager = db or get_db_manager()
-    rows = await manager.fetch(_SELECT)
-    symbol_cache(manager).load([CachedSymbol(**row) for row in rows])
+    async with _reading(manager):
+        rows = await manager.fetch(_SELECT)
+        manager.symbols.load([CachedSymbol(**row) for row in rows])
     return len(rows)
 
 
 async def refresh_symbol(symbol_id: int) -> None:
     """Bring one symbol's present state from the database into memory."""
-    await _fetch_one("WHERE s.id = $1", symbol_id)
+    await _fetch(get_db_manager(), "WHERE s.id = $1", symbol_id)
+
+
+async def _fetch(db: DatabaseManager, condition: str, *args: object) -> CachedSymbol | None:
+    """Bring what fulfils the condition into memory; return the one that its name leads to."""
+    async with _reading(db):
+        symbols = [CachedSymbol(**row) for row in await db.fetch(_SELECT + condition + _ORDER, *args)]
+        for symbol in symbols:
+            db.symbols.put(symbol)
+    return symbols[-1] if symbols else None
+
+
+def _reading(db: DatabaseManager) -> AbstractAsyncContextManager[object]:
+    """Enter before a query whose rows go into the cache.
+
+    One after the other, or an older answer could overwrite a newer one. A transaction does not queue: it holds a
+    connection that the head of the queue may be waiting for. What it sees may never be committed, so its rollback
+    has everything read anew.
+    """
+    if db.in_transaction:
+        db.after_rollback(partial(refresh_cache, db))
+        return nullcontext()
+    return _locks.setdefault(db, asyncio.Lock())
 
 
 async def load_cache(db: DatabaseManager) -> None:
     """Load the cache and follow other processes' changes by LISTEN (not behind a transaction pooler)."""
     if db.config.listen and not db.config.pooler:
         listener = _Listener(db)
-        await listener.connect()  # before the first load, so that no change falls between the two
         db.on_close(listener.close)
+        await listener.start()  # before the first load, so that no change falls between the two
     await refresh_cache(db)
 
 
@@ -143,56 +167,77 @@ class _Listener:
         self._connection: Any = None
         self._changed: set[str] = set()
         self._wake = asyncio.Event()
-        self._lost = False
         self._task: asyncio.Task[None] | None = None
 
-    async def connect(self) -> None:
-        self._connection = await asyncpg.connect(**self._db.config.connect_kwargs())
+    async def start(self) -> None:
+        await self._listen()
+        self._task = asyncio.create_task(self._follow(), name="pgtick: symbols of other processes")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._disconnect()
+
+    async def _listen(self) -> None:
+        await self._disconnect()
+        self._connection = await connect(self._db.config)
         self._connection.add_termination_listener(self._on_termination)
         await self._connection.add_listener(CHANNEL, self._on_notification)
-        if self._task is None:
-            self._task = asyncio.create_task(self._follow())
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None and not connection.is_closed():
+            connection.remove_termination_listener(self._on_termination)
+            try:
+                await connection.close(timeout=self._db.config.connect_timeout_s)
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # TimeoutError is an OSError
+                connection.terminate()
 
     def _on_notification(self, _connection: object, _pid: int, _channel: str, payload: str) -> None:
         self._changed.add(payload)
         self._wake.set()
 
     def _on_termination(self, _connection: object) -> None:
-        self._lost = True
         self._wake.set()
 
     async def _follow(self) -> None:
+        delay_s = _RECONNECT_S
         while True:
-            await self._wake.wait()
-            await asyncio.sleep(_GATHER_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PING_S):
+                    await self._wake.wait()
+                await asyncio.sleep(_GATHER_S)
             self._wake.clear()
             changed, self._changed = self._changed, set()
             try:
-                if self._lost:
-                    await self.connect()
-                    self._lost = False
-                    await refresh_cache(self._db)
-                elif "" in changed:
-                    await refresh_cache(self._db)
-                else:
-                    rows = await self._db.fetch(
-                        _SELECT + "WHERE s.id = ANY($1::int[])", sorted(int(i) for i in changed)
-                    )
-                    for row in rows:
-                        symbol_cache(self._db).put(CachedSymbol(**row))
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
-                logger.warning("the symbol cache cannot be refreshed, trying again: %s", error)
-                self._changed |= changed
-                await asyncio.sleep(_RECONNECT_S)
+                await self._bring(changed)
+                delay_s = _RECONNECT_S
+            except Exception as error:  # whatever it is: a cache that stands still is worse than a warning
+                logger.warning(
+                    "the symbol cache cannot be refreshed, next try in %g s: %s", delay_s, error or type(error).__name__
+                )
+                self._changed.add(_EVERYTHING)
+                await asyncio.sleep(delay_s)
+                delay_s = min(2 * delay_s, _RECONNECT_MAX_S)
                 self._wake.set()
 
-    async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        if self._connection is not None and not self._connection.is_closed():
-            self._connection.remove_termination_listener(self._on_termination)
-            await self._connection.close(timeout=self._db.config.connect_timeout_s)
+    async def _bring(self, changed: set[str]) -> None:
+        if self._connection is None or self._connection.is_closed():
+            await self._listen()
+            changed.add(_EVERYTHING)
+            logger.info("listening for changes of symbols again")
+        if not changed:
+            await self._connection.execute("SELECT 1")
+        elif all(_is_id(payload) for payload in changed):
+            await _fetch(self._db, "WHERE s.id = ANY($1::int[])", [int(payload) for payload in changed])
+        else:
+            await refresh_cache(self._db)
+
+
+def _is_id(payload: str) -> bool:
+    """Whether it is a symbol's id; anybody may send anything on the channel."""
+    return payload.isascii() and payload.isdigit() and int(payload[:11]) <= _MAX_ID
 
 
 add_start_step(20, load_cache)

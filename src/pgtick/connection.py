@@ -1,7 +1,8 @@
 """The pool, the transaction, and the one published manager.
 
 Inside ``async with db.transaction()`` every call on that manager made from the same context uses the
-transaction's connection, so operations compose into one transaction without being handed a connection.
+transaction's connection, so operations compose into one transaction without being handed a connection. Tasks
+started inside are part of it: they take turns, and the end waits for those that have asked for one.
 """
 
 from __future__ import annotations
@@ -15,12 +16,20 @@ from typing import Any
 
 import asyncpg
 
+from pgtick._fast.symbols import SymbolCache
 from pgtick.config import DatabaseConfig, HftConfig
-from pgtick.errors import AcquireTimeoutError, NotInitializedError, PgtickError
+from pgtick.errors import (
+    AcquireTimeoutError,
+    ConnectTimeoutError,
+    NotInitializedError,
+    PgtickError,
+    StatementTimeoutError,
+)
 
 __all__ = [
     "DatabaseManager",
     "add_start_step",
+    "connect",
     "get_db_manager",
     "initialize_database",
     "open_manager",
@@ -39,25 +48,28 @@ _in_use: ContextVar[DatabaseManager | None] = ContextVar("pgtick_manager", defau
 
 
 class _Transaction:
-    """A connection inside a transaction; the lock lets concurrent tasks of one context take turns."""
+    """A connection inside a transaction or savepoint; the lock lets concurrent tasks of one context take turns."""
 
-    __slots__ = ("active", "connection", "lock")
+    __slots__ = ("active", "after_rollback", "connection", "lock")
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, after_rollback: list[Callable[[], Awaitable[object]]]) -> None:
         self.connection = connection
         self.lock = asyncio.Lock()
         self.active = True
+        self.after_rollback = after_rollback
 
 
 class DatabaseManager:
     """A pool of connections to one database.
 
     Safe for any number of tasks of one event loop. Every wait has a deadline: connect, acquire, statement.
+    ``symbols`` is the symbol cache of this database, filled by ``cache_operations``.
     """
 
     def __init__(self, config: DatabaseConfig, pool: Any, server_version: int) -> None:
         self.config = config
         self.server_version = server_version
+        self.symbols = SymbolCache()
         self._pool = pool
         self._transaction: ContextVar[_Transaction | None] = ContextVar("pgtick_transaction", default=None)
         self._closers: list[Callable[[], Awaitable[None]]] = []
@@ -66,34 +78,71 @@ class DatabaseManager:
     def __repr__(self) -> str:
         return f"DatabaseManager({self.config!r})"
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Any]:
+    def _current(self) -> _Transaction | None:
         transaction = self._transaction.get()
-        if transaction is not None and transaction.active:
-            async with transaction.lock:
-                yield transaction.connection
-            return
-        async with self.acquire() as connection:
-            yield connection
+        return transaction if transaction is not None and transaction.active else None
 
     @property
     def in_transaction(self) -> bool:
         """Whether this context is inside ``transaction()``."""
-        transaction = self._transaction.get()
-        return transaction is not None and transaction.active
+        return self._current() is not None
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        """Yield the connection for one statement: the transaction's when it is this task's turn, or the pool's."""
+        transaction = self._current()
+        if transaction is None:
+            async with self.acquire() as connection:
+                with self._statement_deadline():
+                    yield connection
+            return
+        async with self._turn(transaction):
+            if transaction.active:
+                with self._statement_deadline():
+                    yield transaction.connection
+                return
+        # The transaction ended before the turn came: what is asked after its end is outside of it.
+        async with self._connection() as connection:
+            yield connection
+
+    @contextmanager
+    def _statement_deadline(self) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError as error:  # asyncpg's is bare, and it has cancelled the statement
+            raise StatementTimeoutError(f"no end of the statement in {self.config.statement_timeout_s:g} s") from error
+
+    @asynccontextmanager
+    async def _turn(self, transaction: _Transaction) -> AsyncIterator[None]:
+        # A deadline here too: a nested transaction that awaits a task of the outer one would wait for itself.
+        deadline_s = self.config.acquire_timeout_s
+        try:
+            async with asyncio.timeout(deadline_s):
+                await transaction.lock.acquire()
+        except TimeoutError as error:
+            raise AcquireTimeoutError(f"no turn in the transaction within {deadline_s:g} s") from error
+        try:
+            yield
+        finally:
+            transaction.lock.release()
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Any]:
         """Yield a connection of the pool (asyncpg's), outside of any transaction of this context.
 
-        Raises AcquireTimeoutError when none comes free before ``config.acquire_timeout_s``.
+        Raises AcquireTimeoutError when none comes free before ``config.acquire_timeout_s``, ConnectTimeoutError
+        when a new one is not answered before ``config.connect_timeout_s``.
         """
         deadline_s = self.config.acquire_timeout_s
+        now = asyncio.get_running_loop().time
+        start = now()
         try:
             connection = await self._pool.acquire(timeout=deadline_s)
         except TimeoutError as error:
+            if now() - start < deadline_s:
+                raise _connect_timeout(self.config) from error
             raise AcquireTimeoutError(
-                f"no connection came free within {deadline_s} s (pool of {self.config.max_connections})"
+                f"no connection came free within {deadline_s:g} s (pool of {self.config.max_connections})"
             ) from error
         try:
             yield connection
@@ -104,21 +153,59 @@ class DatabaseManager:
     async def transaction(self) -> AsyncIterator[None]:
         """Run what is inside in one transaction; nested, in a savepoint.
 
-        An error rolls back. Calls of other tasks started inside share the connection and take turns.
+        An error rolls back. Calls of other tasks started inside share the connection and take turns; while a
+        nested transaction runs, those of the outer one wait, so that its rollback takes nothing of theirs along.
         """
-        outer = self._transaction.get()
-        if outer is not None and outer.active:
-            async with outer.connection.transaction():
-                yield
-            return
-        async with self.acquire() as connection, connection.transaction():
-            transaction = _Transaction(connection)
-            token = self._transaction.set(transaction)
+        outer = self._current()
+        undo: list[Callable[[], Awaitable[object]]] = []
+        async with self._undoing(undo):
+            if outer is None:
+                async with (
+                    self.acquire() as connection,
+                    connection.transaction(),
+                    self._entered(_Transaction(connection, undo)),
+                ):
+                    yield
+                return
+            async with self._turn(outer):
+                if not outer.active:
+                    raise PgtickError("the transaction that this one is nested in has ended")
+                async with outer.connection.transaction(), self._entered(_Transaction(outer.connection, undo)):
+                    yield
+        outer.after_rollback += undo  # the savepoint is released, its changes can still be rolled back
+
+    @asynccontextmanager
+    async def _entered(self, transaction: _Transaction) -> AsyncIterator[None]:
+        """Make the transaction the context's; its end comes after the turns that were asked for."""
+        token = self._transaction.set(transaction)
+        try:
+            yield
+        finally:
+            self._transaction.reset(token)
             try:
-                yield
+                async with self._turn(transaction):
+                    transaction.active = False
             finally:
                 transaction.active = False
-                self._transaction.reset(token)
+
+    @asynccontextmanager
+    async def _undoing(self, callbacks: list[Callable[[], Awaitable[object]]]) -> AsyncIterator[None]:
+        # Outermost, so that the callbacks find the connection, or the outer transaction's turn, free again.
+        try:
+            yield
+        except BaseException:
+            for callback in callbacks:
+                try:
+                    await callback()
+                except Exception as error:  # the error that rolled back is the one to tell
+                    logger.warning("after a rollback, %r failed: %s", callback, error)
+            raise
+
+    def after_rollback(self, callback: Callable[[], Awaitable[object]]) -> None:
+        """Have ``callback`` awaited if the transaction or savepoint of this context is rolled back."""
+        transaction = self._current()
+        if transaction is not None and callback not in transaction.after_rollback:
+            transaction.after_rollback.append(callback)
 
     async def execute(self, query: str, *args: object) -> str:
         """Run a statement, or several when there are no arguments; return the last command tag."""
@@ -188,13 +275,18 @@ class DatabaseManager:
         self._closed = True
         if _published is self:
             _published = None
-        for closer in reversed(self._closers):
-            await closer()
         try:
-            await asyncio.wait_for(self._pool.close(), timeout=self.config.acquire_timeout_s)
+            for closer in reversed(self._closers):
+                try:
+                    await closer()
+                except Exception as error:  # a closer that fails keeps neither the others nor the pool open
+                    logger.warning("while closing, %r failed: %s", closer, error or type(error).__name__)
+            async with asyncio.timeout(self.config.acquire_timeout_s):
+                await self._pool.close()
         except TimeoutError:
-            logger.warning("connections still in use after %s s are cut", self.config.acquire_timeout_s)
-            self._pool.terminate()
+            logger.warning("connections still in use after %g s are cut", self.config.acquire_timeout_s)
+        finally:
+            self._pool.terminate()  # whatever is left, also when closing is cancelled
 
 
 async def _async_chunks(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
@@ -230,16 +322,30 @@ def use_manager(manager: DatabaseManager) -> Iterator[DatabaseManager]:
         _in_use.reset(token)
 
 
+def _connect_timeout(config: DatabaseConfig) -> ConnectTimeoutError:
+    return ConnectTimeoutError(f"no answer from {config.host}, port {config.port}, in {config.connect_timeout_s:g} s")
+
+
+async def connect(config: DatabaseConfig) -> Any:
+    """Open a connection outside of any pool; ConnectTimeoutError when the deadline passes."""
+    try:
+        return await asyncpg.connect(**config.connect_kwargs())
+    except TimeoutError as error:
+        raise _connect_timeout(config) from error
+
+
 async def open_manager(config: DatabaseConfig) -> DatabaseManager:
     """Open a pool without any start step and without publishing it."""
-    pool = await asyncpg.create_pool(
-        min_size=min(config.min_connections, config.max_connections),
-        max_size=config.max_connections,
-        **config.connect_kwargs(),
+    pool = asyncpg.create_pool(
+        min_size=config.min_connections, max_size=config.max_connections, **config.connect_kwargs()
     )
     try:
+        await pool
         async with pool.acquire() as connection:
             version = int(await connection.fetchval("SHOW server_version_num"))
+    except TimeoutError as error:
+        pool.terminate()
+        raise _connect_timeout(config) from error
     except BaseException:
         pool.terminate()
         raise
@@ -267,5 +373,5 @@ async def initialize_database(config: DatabaseConfig | None = None) -> DatabaseM
         await manager.close()
         raise PgtickError("a database was opened meanwhile: close() it first")
     _published = manager
-    logger.info("connected to %r", config)
+    logger.info("connected to %r", manager.config)
     return manager

@@ -3,7 +3,9 @@
     PgtickError
     ├── ConfigError           a setting is missing or malformed; named, never shown when secret
     ├── NotInitializedError   get_db_manager() before initialize_database()
-    ├── AcquireTimeoutError   no connection came free before the deadline
+    ├── ConnectTimeoutError   the server did not answer before the deadline (also a TimeoutError)
+    ├── AcquireTimeoutError   no connection came free before the deadline (also a TimeoutError)
+    ├── StatementTimeoutError a statement ran past the deadline and was cancelled (also a TimeoutError)
     ├── MigrationError        a migration cannot be found, ordered, loaded or applied
     ├── ValidationError       a field of a model breaks a rule (also a ValueError)
     │   └── RowError          ... in a row of a batch: table, index, column, value, rule
@@ -23,12 +25,14 @@ __all__ = [
     "AcquireTimeoutError",
     "BatchError",
     "ConfigError",
+    "ConnectTimeoutError",
     "DecodeError",
     "MigrationError",
     "NotInitializedError",
     "PgtickError",
     "QueryError",
     "RowError",
+    "StatementTimeoutError",
     "ValidationError",
     "short_repr",
 ]
@@ -68,8 +72,16 @@ class NotInitializedError(PgtickError):
     """The database manager was asked for before initialize_database() had finished."""
 
 
+class ConnectTimeoutError(PgtickError, TimeoutError):
+    """The server did not answer before the deadline."""
+
+
 class AcquireTimeoutError(PgtickError, TimeoutError):
-    """No connection of the pool came free before the deadline."""
+    """No connection came free before the deadline: of the pool, or of the transaction that tasks share."""
+
+
+class StatementTimeoutError(PgtickError, TimeoutError):
+    """A statement ran past the deadline and was cancelled."""
 
 
 class MigrationError(PgtickError):

@@ -6,14 +6,14 @@ whether the server makes it. ``tables.Table`` reads it from there, so a fact abo
 
 from __future__ import annotations
 
-import math
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_type_hints
 
 import msgspec
 
 from pgtick.errors import ValidationError
+from pgtick.rules import Sql, broken_rule
 
 __all__ = [
     "ArbitrageOpportunity",
@@ -39,25 +39,6 @@ else:
     # What msgspec decodes: JSON numbers become floats, JSON strings exact Decimals.
     Price = float | Decimal
     Instant = datetime | int
-
-#: Where a plausible instant begins: the year of the first block.
-EARLIEST = datetime(2009, 1, 1, tzinfo=UTC)
-
-
-class Sql(msgspec.Struct, frozen=True, kw_only=True):
-    """What a field is in the database.
-
-    ``rule`` is "> 0", ">= 0", or a tuple of the texts allowed; for timestamptz ``max_ahead`` says how far in
-    the future an instant may lie. ``content_key``: where the value is None, the encoder makes it from the
-    row's content (see RowEncoder). ``made_by_server``: read, never written.
-    """
-
-    type: str
-    rule: str | tuple[str, ...] | None = None
-    made_by_server: bool = False
-    content_key: bool = False
-    max_ahead: timedelta = timedelta(days=1)
-
 
 Id4 = Annotated[int, Sql(type="int4")]
 Id8 = Annotated[int, Sql(type="int8")]
@@ -97,102 +78,18 @@ class Row(msgspec.Struct, kw_only=True):
     table_name: ClassVar[str]
 
     def validate(self) -> None:
-        """Check every field that is written.
+        """Check every field that is written, by the rules of the encoder.
 
-        Raises ValidationError, which names table, field, value and rule; the first broken rule wins.
+        Raises ValidationError, which names table, field, value and rule; the first broken rule wins. A time
+        that is an int is refused: its unit is named only where rows are encoded.
         """
         for name, (sql, optional) in sql_fields(type(self)).items():
             value = getattr(self, name)
             if sql.made_by_server or (value is None and (optional or sql.content_key)):
                 continue
-            rule = _broken_rule(value, sql)
+            rule = broken_rule(value, sql)
             if rule is not None:
                 raise ValidationError(self.table_name, name, value, rule)
-
-
-def _broken_rule(value: Any, sql: Sql) -> str | None:
-    if value is None:
-        return "must not be NULL"
-    check = _CHECKS.get(sql.type)
-    return check(value, sql) if check else None
-
-
-def _check_number(value: Any, sql: Sql) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str | bytes):
-        return "must be a number: float, Decimal, int, or decimal text"
-    try:
-        number = Decimal(value.decode() if isinstance(value, bytes) else value)
-    except (InvalidOperation, ValueError):
-        return "must be a number: float, Decimal, int, or decimal text"
-    if not number.is_finite():
-        return "must be finite"
-    return _check_sign(number, sql)
-
-
-def _check_sign(number: Decimal | float, sql: Sql) -> str | None:
-    if sql.rule == "> 0" and not number > 0:
-        return "must be > 0"
-    if sql.rule == ">= 0" and not number >= 0:
-        return "must be >= 0"
-    return None
-
-
-def _check_double(value: Any, sql: Sql) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "must be a float"
-    if not math.isfinite(value):
-        return "must be finite"
-    return _check_sign(value, sql)
-
-
-def _check_int(value: Any, sql: Sql) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        return "must be an int"
-    bits = 32 if sql.type == "int4" else 64
-    if not -(1 << (bits - 1)) <= value < 1 << (bits - 1):
-        return f"must fit {sql.type}"
-    return _check_sign(value, sql)
-
-
-def _check_text(value: Any, sql: Sql) -> str | None:
-    if not isinstance(value, str):
-        return "must be a str"
-    if "\0" in value:
-        return "must not contain NUL"
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return "must be valid Unicode"
-    if isinstance(sql.rule, tuple) and value not in sql.rule:
-        return f"must be one of {', '.join(sql.rule)}"
-    return None
-
-
-def _check_time(value: Any, sql: Sql) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, datetime | int):
-        return "must be an aware datetime"
-    if isinstance(value, int):
-        return None  # its unit is named where it is encoded, so its bounds are checked there
-    if value.utcoffset() is None:
-        return "must be aware: a naive datetime would be read in the machine's zone"
-    if not EARLIEST <= value <= datetime.now(UTC) + sql.max_ahead:
-        return f"must lie between 2009-01-01 and now + {sql.max_ahead.days} d"
-    return None
-
-
-def _check_bool(value: Any, sql: Sql) -> str | None:
-    return None if isinstance(value, bool) else "must be a bool"
-
-
-_CHECKS = {
-    "numeric": _check_number,
-    "float8": _check_double,
-    "int4": _check_int,
-    "int8": _check_int,
-    "text": _check_text,
-    "timestamptz": _check_time,
-    "bool": _check_bool,
-}
 
 
 class Exchange(Row, kw_only=True):

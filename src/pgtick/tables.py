@@ -8,6 +8,7 @@ import msgspec
 
 from pgtick import models
 from pgtick.models import sql_fields
+from pgtick.rules import ENCODED_TYPES
 
 __all__ = [
     "ARBITRAGE_OPPORTUNITIES",
@@ -21,9 +22,6 @@ __all__ = [
     "Table",
     "quote_identifier",
 ]
-
-#: The types the encoder knows. Anything else is refused when a Table is made.
-ENCODED_TYPES = frozenset({"int4", "int8", "float8", "numeric", "text", "bool", "timestamptz"})
 
 
 def quote_identifier(name: str) -> str:

@@ -1,24 +1,10 @@
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Self, final
 
-from pgtick.errors import RowError
+from pgtick._fast.batch import EncodedBatch
 from pgtick.tables import Table
 
 def content_number(data: bytes) -> int: ...
-
-@final
-class EncodedBatch:
-    @property
-    def n_rows(self) -> int: ...
-    @property
-    def n_bytes(self) -> int: ...
-    @property
-    def errors(self) -> list[RowError]: ...
-    @property
-    def indices(self) -> list[int]: ...
-    @property
-    def days(self) -> set[int]: ...
-    def chunks(self, start: int = 0, stop: int | None = None, size: int = 65536) -> Iterator[bytes]: ...
 
 @final
 class RowEncoder:

@@ -1,6 +1,73 @@
-"""Big-endian integers as they lie on the wire."""
+"""The wire: big-endian integers, and the one growing buffer that an encoder writes to."""
 
+from cpython.mem cimport PyMem_RawRealloc
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+
+cdef struct Buffer:
+    char *data
+    Py_ssize_t size
+    Py_ssize_t room
+
+
+cdef inline int grow(Buffer *out, Py_ssize_t needed) except -1 nogil:
+    cdef Py_ssize_t room = max(out.room * 2, out.size + needed, 16384)
+    cdef char *data = <char *>PyMem_RawRealloc(out.data, room)
+    if data == NULL:
+        with gil:
+            raise MemoryError
+    out.data = data
+    out.room = room
+    return 0
+
+
+cdef inline int reserve(Buffer *out, Py_ssize_t needed) except -1 nogil:
+    if out.room - out.size < needed:
+        grow(out, needed)
+    return 0
+
+
+cdef inline void put16(char *p, int value) noexcept nogil:
+    p[0] = <char>(value >> 8)
+    p[1] = <char>value
+
+
+cdef inline void put32(char *p, uint32_t value) noexcept nogil:
+    p[0] = <char>(value >> 24)
+    p[1] = <char>(value >> 16)
+    p[2] = <char>(value >> 8)
+    p[3] = <char>value
+
+
+cdef inline void put64(char *p, uint64_t value) noexcept nogil:
+    put32(p, <uint32_t>(value >> 32))
+    put32(p + 4, <uint32_t>value)
+
+
+cdef inline int put_field(Buffer *out, const void *data, uint32_t n) except -1 nogil:
+    """Append a field of n bytes, its length first."""
+    reserve(out, 4 + <Py_ssize_t>n)
+    put32(out.data + out.size, n)
+    memcpy(out.data + out.size + 4, data, n)
+    out.size += 4 + <Py_ssize_t>n
+    return 0
+
+
+cdef inline int put_field4(Buffer *out, uint32_t value) except -1 nogil:
+    reserve(out, 8)
+    put32(out.data + out.size, 4)
+    put32(out.data + out.size + 4, value)
+    out.size += 8
+    return 0
+
+
+cdef inline int put_field8(Buffer *out, uint64_t value) except -1 nogil:
+    reserve(out, 12)
+    put32(out.data + out.size, 8)
+    put64(out.data + out.size + 4, value)
+    out.size += 12
+    return 0
 
 
 cdef inline uint16_t get16(const char *p) noexcept nogil:

@@ -12,7 +12,9 @@ def main() -> None:
     try:
         from pgtick.cli.commands import pgtick
     except ModuleNotFoundError as error:
-        if error.name in ("click", "rich"):
+        if (error.name or "").split(".")[0] in ("click", "rich"):
             sys.exit("pgtick's command needs two libraries: pip install 'pgtick[cli,embedded]'")
         raise
+    except KeyboardInterrupt:
+        sys.exit("Aborted!")
     pgtick()

@@ -1,10 +1,14 @@
-"""demo, replay, migrate, maintain."""
+"""demo, server, replay, migrate, maintain."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import signal
+import statistics
+import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -19,21 +23,24 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
-from pgtick import migrator
+from pgtick import engines
 from pgtick.cli import report
 from pgtick.cli.market import INSTRUMENTS, SimulatedMarket
 from pgtick.config import DatabaseConfig, HftConfig
-from pgtick.connection import DatabaseManager, initialize_database, open_manager, use_manager
+from pgtick.connection import DatabaseManager, initialize_database, open_manager
 from pgtick.embedded import start_embedded
-from pgtick.engines import get_engine
 from pgtick.errors import PgtickError
+from pgtick.migrations.__main__ import main as migrations_main  # type: ignore[import-not-found]  # see there
 from pgtick.operations.symbols import resolve_symbol
-from pgtick.tables import BOOK_TICKERS, FUNDING_RATES, TRADES
-from pgtick.writer import StoreResult, store_rows
+from pgtick.tables import BOOK_TICKERS, BUILT_IN_TABLES, FUNDING_RATES
+from pgtick.writer import Writer
 
 __all__ = ["pgtick"]
 
 console = Console()
+
+_TABLES = {table.name: table for table in BUILT_IN_TABLES}
+_N_MEASURED = 200
 
 
 @click.group()
@@ -69,60 +76,72 @@ async def _database(dsn: str | None, name: str) -> AsyncIterator[tuple[DatabaseM
 def _run(coroutine: Any) -> Any:
     try:
         return asyncio.run(coroutine)
-    except (PgtickError, asyncpg.PostgresError, OSError, TimeoutError) as error:
+    except asyncpg.UndefinedTableError as error:
+        raise click.ClickException(f"{error}: is the database migrated? (pgtick migrate)") from error
+    except (
+        PgtickError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        OSError,
+        TimeoutError,
+        subprocess.SubprocessError,
+    ) as error:
         raise click.ClickException(str(error) or type(error).__name__) from error
 
 
 @pgtick.command()
-@click.option("--seconds", default=5.0, show_default=True, help="How long to stream.")
-@click.option("--batch", default=1000, show_default=True, help="Rows a batch.")
+@click.option(
+    "--seconds", default=5.0, show_default=True, type=click.FloatRange(min=0, max=86_400), help="How long to stream."
+)
+@click.option("--batch", default=1000, show_default=True, type=click.IntRange(min=1), help="Rows a batch.")
 @click.option("--dsn", help="Another server; the database's name must end in _demo.")
 def demo(seconds: float, batch: int, dsn: str | None) -> None:
     """Stream a simulated market into a real PostgreSQL and show what is stored."""
-    if dsn is not None and not DatabaseConfig.from_dsn(dsn).database.endswith("_demo"):
-        raise click.ClickException("the demo writes made-up rows: the database's name must end in _demo")
     _run(_demo(seconds, batch, dsn))
 
 
 async def _demo(seconds: float, batch: int, dsn: str | None) -> None:
+    if dsn is not None and not DatabaseConfig.from_dsn(dsn).database.endswith("_demo"):
+        raise PgtickError("the demo writes made-up rows: the database's name must end in _demo")
     async with _database(dsn, "pgtick_demo") as (_, server):
         symbols = [await resolve_symbol(*instrument[:4]) for instrument in INSTRUMENTS]
         market = SimulatedMarket([symbol.id for symbol in symbols])
-        totals: dict[str, StoreResult] = defaultdict(StoreResult)
         started = time.perf_counter()
-        _add(totals, FUNDING_RATES.name, await store_rows(FUNDING_RATES, market.funding()))
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task("streaming", total=seconds)
-            while (elapsed := time.perf_counter() - started) < seconds:
-                by_table: dict[Any, list[Any]] = {BOOK_TICKERS: [], TRADES: []}
-                for row in market.rows(batch):
-                    by_table[BOOK_TICKERS if row.table_name == BOOK_TICKERS.name else TRADES].append(row)
-                for table, rows in by_table.items():
-                    _add(totals, table.name, await store_rows(table, rows))
-                stored = sum(total.n_stored for total in totals.values())
-                progress.update(task, completed=elapsed, description=f"streaming {stored:,} rows")
-        seconds = time.perf_counter() - started
-        await report.print_rows(console, totals, seconds)
-        console.print(f"a 100-row batch takes {await _batch_latency_ms(market):.2f} ms (median of 50)")
+        async with Writer(max_rows=batch) as writer:
+            for rate in market.funding():
+                await writer.add(FUNDING_RATES, rate)
+            await _stream(writer, market, seconds)
+            latencies_ms = [await _batch_latency_ms(writer, market) for _ in range(_N_MEASURED)]
+        report.print_rows(console, writer.totals, time.perf_counter() - started)
+        percentiles = statistics.quantiles(latencies_ms, n=100)
+        console.print(
+            f"a 100-row batch is stored in {percentiles[49]:.2f} ms (p50), {percentiles[98]:.2f} ms (p99), "
+            f"{_N_MEASURED} batches measured"
+        )
         await report.print_prices(console, report.hours_ago(1))
         await _print_place(server)
 
 
-def _add(totals: dict[str, StoreResult], name: str, result: StoreResult) -> None:
-    total = totals[name]
-    total.n_stored += result.n_stored
-    total.n_duplicates += result.n_duplicates
-    total.errors.extend(result.errors)
+async def _stream(writer: Writer, market: SimulatedMarket, seconds: float) -> None:
+    started = time.perf_counter()
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("streaming", total=seconds)
+        while (elapsed := time.perf_counter() - started) < seconds:
+            for row in market.rows(100):
+                await writer.add(_TABLES[row.table_name], row)
+            n_stored = sum(total.n_stored for total in writer.totals.values())
+            progress.update(task, completed=elapsed, description=f"streaming, {n_stored:,} rows stored")
 
 
-async def _batch_latency_ms(market: SimulatedMarket) -> float:
-    times = []
-    for _ in range(50):
-        rows = [row for row in market.rows(150) if row.table_name == BOOK_TICKERS.name][:100]
-        started = time.perf_counter()
-        await store_rows(BOOK_TICKERS, rows)
-        times.append(time.perf_counter() - started)
-    return sorted(times)[len(times) // 2] * 1000
+async def _batch_latency_ms(writer: Writer, market: SimulatedMarket) -> float:
+    tickers = (row for row in market.rows(1000) if row.table_name == BOOK_TICKERS.name)
+    rows = list(itertools.islice(tickers, 100))
+    await writer.flush()
+    started = time.perf_counter()
+    for row in rows:
+        await writer.add(BOOK_TICKERS, row)
+    await writer.flush()
+    return (time.perf_counter() - started) * 1000
 
 
 async def _print_place(server: Any, database: str = "pgtick_demo") -> None:
@@ -174,7 +193,7 @@ async def _replay(feeds: dict[str, list[str]], dsn: str | None) -> None:
             store = await replay_recordings(
                 feeds, on_feed=lambda feed: progress.update(task, advance=1, description=feed)
             )
-        await report.print_rows(console, store.writer.totals, time.perf_counter() - started)
+        report.print_rows(console, store.writer.totals, time.perf_counter() - started)
         console.print(
             f"book updates that left the top as it was: {store.n_unchanged:,}; one-sided books: {store.n_one_sided:,}; "
             f"books of REST without a time: {store.n_untimed:,}"
@@ -185,29 +204,11 @@ async def _replay(feeds: dict[str, list[str]], dsn: str | None) -> None:
         await _print_place(server, "pgtick_replay")
 
 
-@pgtick.command()
-@click.argument("action", type=click.Choice(["up", "down", "status"]), default="up")
-@click.argument("migration", required=False)
-@click.option("--destructive", is_flag=True, help="Yes, let `down` drop tables with their rows.")
-@click.option("--dsn", help="The database; otherwise as in the environment.")
-def migrate(action: str, migration: str | None, destructive: bool, dsn: str | None) -> None:
-    """Apply pending migrations (up), take one back (down ID --destructive), or list them (status)."""
-
-    async def run() -> Any:
-        db = await open_manager(_config(dsn))
-        try:
-            with use_manager(db):
-                if action == "up":
-                    return await migrator.run_pending_migrations(db)
-                if action == "down":
-                    if migration is None:
-                        raise click.UsageError("down wants the migration's id")
-                    return await migrator.rollback_migration(migration, destructive=destructive)
-                return await migrator.get_available_migrations()
-        finally:
-            await db.close()
-
-    click.echo(json.dumps(_run(run()), indent=2, default=str))
+@pgtick.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def migrate(arguments: tuple[str, ...]) -> None:
+    """Apply pending migrations (up), take one back (down), list them (status), print their SQL (sql)."""
+    sys.exit(migrations_main(list(arguments), prog="pgtick migrate"))
 
 
 @pgtick.command()
@@ -215,20 +216,16 @@ def migrate(action: str, migration: str | None, destructive: bool, dsn: str | No
 @click.option("--dsn", help="The database; otherwise as in the environment.")
 def maintain(dry_run: bool, dsn: str | None) -> None:
     """Make partitions ahead and drop what is older than its table's retention."""
-
-    async def run() -> Any:
-        db = await open_manager(_config(dsn))
-        try:
-            with use_manager(db):
-                engine = await get_engine(db)
-                if not dry_run:
-                    await engine.make_ahead(db)
-                return await engine.apply_retention(db, dry_run=dry_run)
-        finally:
-            await db.close()
-
-    click.echo(json.dumps(_run(run()), indent=2, default=str))
+    dropped = _run(_maintain(dry_run, dsn))
+    if dropped is None:
+        click.echo("nothing done: another process is at it", err=True)
+    else:
+        click.echo(json.dumps(dropped, indent=2))
 
 
-def _config(dsn: str | None) -> DatabaseConfig:
-    return DatabaseConfig.from_dsn(dsn) if dsn else HftConfig().get_database_config()
+async def _maintain(dry_run: bool, dsn: str | None) -> dict[str, list[str]] | None:
+    db = await open_manager(DatabaseConfig.from_dsn(dsn) if dsn else HftConfig().get_database_config())
+    try:
+        return await engines.maintain(db, dry_run=dry_run)
+    finally:
+        await db.close()

@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table as Grid
 
@@ -16,13 +17,24 @@ from pgtick.operations.cross_exchange import get_cross_exchange_spreads, get_lat
 __all__ = ["print_prices", "print_rows", "print_system", "time_lookup_ns"]
 
 
+_MAX_SKEW = timedelta(minutes=1)  # recordings of other years are no spread
+_NUMBERS = {"stored", "duplicates", "refused", "rows/s", "bid", "ask"}
+
+
 def _number(value: Any) -> str:
     return "" if value is None else f"{value:,.10f}".rstrip("0").rstrip(".")
 
 
-async def print_rows(console: Console, totals: dict[str, Any], seconds: float) -> None:
+def _grid(title: str, *columns: str) -> Grid:
+    grid = Grid(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        grid.add_column(column, justify="right" if column in _NUMBERS else "left", no_wrap=True)
+    return grid
+
+
+def print_rows(console: Console, totals: dict[str, Any], seconds: float) -> None:
     """Print per table what became of the rows."""
-    grid = Grid("table", "stored", "duplicates", "refused", "rows/s", title="rows")
+    grid = _grid(f"rows, in {seconds:.1f} s", "table", "stored", "duplicates", "refused", "rows/s")
     for name, total in sorted(totals.items()):
         rate = f"{(total.n_stored + total.n_duplicates) / seconds:,.0f}" if seconds else ""
         grid.add_row(name, f"{total.n_stored:,}", f"{total.n_duplicates:,}", f"{len(total.errors):,}", rate)
@@ -31,16 +43,20 @@ async def print_rows(console: Console, totals: dict[str, Any], seconds: float) -
 
 async def print_prices(console: Console, since: datetime, *, limit: int = 8) -> None:
     """Print the newest prices and the widest spread between exchanges."""
-    grid = Grid("exchange", "symbol", "bid", "ask", "at (UTC)", title="newest prices")
+    grid = _grid("newest prices", "exchange", "symbol", "bid", "ask", "at (UTC)")
     for row in (await get_latest_prices(since))[:limit]:
-        at = row["timestamp"].astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+        at = row["timestamp"].astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
         grid.add_row(row["exchange"], row["exchange_symbol"], _number(row["bid_price"]), _number(row["ask_price"]), at)
     console.print(grid)
-    for spread in await get_cross_exchange_spreads(since, limit=1):
+    spreads = await get_cross_exchange_spreads(since, limit=1, max_skew=_MAX_SKEW)
+    if not spreads:
+        console.print("no pair was quoted on two exchanges within a minute: no spread to show")
+    for spread in spreads:
         console.print(
             f"widest spread: {spread['symbol_base']}/{spread['symbol_quote']} buy on {spread['buy_exchange']} at "
             f"{_number(spread['buy_price'])}, sell on {spread['sell_exchange']} at {_number(spread['sell_price'])}: "
-            f"[bold]{spread['spread_bps']:.2f} bps[/bold]"
+            f"[bold]{spread['spread_bps']:.2f} bps[/bold]",
+            soft_wrap=True,
         )
 
 

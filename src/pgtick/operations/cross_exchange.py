@@ -11,6 +11,8 @@ from decimal import Decimal
 from typing import Any
 
 from pgtick.connection import get_db_manager
+from pgtick.operations.generic import check_instant, check_limit
+from pgtick.tables import BALANCES, BOOK_TICKERS, FUNDING_RATES
 
 __all__ = [
     "get_balance_history_by_exchange",
@@ -48,6 +50,7 @@ async def get_latest_prices(
     since: datetime, *, base: str | None = None, quote: str | None = None, decimals: bool = False
 ) -> list[dict[str, Any]]:
     """Return each symbol's newest book ticker after ``since`` with its names, newest first."""
+    check_instant(BOOK_TICKERS.name, "since", since)
     records = await get_db_manager().fetch(
         f"WITH {_NEWEST} SELECT * FROM priced WHERE ($2::text IS NULL OR symbol_base = $2) "
         "AND ($3::text IS NULL OR symbol_quote = $3) ORDER BY timestamp DESC, exchange, exchange_symbol",
@@ -59,13 +62,16 @@ async def get_latest_prices(
 
 
 async def get_cross_exchange_spreads(
-    since: datetime, *, limit: int = 10, decimals: bool = False
+    since: datetime, *, limit: int = 10, max_skew: timedelta | None = None, decimals: bool = False
 ) -> list[dict[str, Any]]:
     """Return the widest spreads: buy at one exchange's ask, sell at another's bid, same base and quote.
 
     From each symbol's newest book ticker after ``since``; ``spread_bps`` is (bid - ask) / ask in basis points
-    and may be negative; ``skew`` is the difference of the two instants. Dated contracts meet only their own expiry.
+    and may be negative; ``skew`` is the difference of the two instants, at most ``max_skew``. Dated contracts
+    meet only their own expiry.
     """
+    check_instant(BOOK_TICKERS.name, "since", since)
+    check_limit(BOOK_TICKERS.name, limit)
     records = await get_db_manager().fetch(
         f"""WITH {_NEWEST}
         SELECT b.symbol_base, b.symbol_quote, b.exchange AS buy_exchange, s.exchange AS sell_exchange,
@@ -77,9 +83,11 @@ async def get_cross_exchange_spreads(
         FROM priced b
         JOIN priced s ON s.symbol_base = b.symbol_base AND s.symbol_quote = b.symbol_quote
             AND s.exchange_id <> b.exchange_id AND s.expiry IS NOT DISTINCT FROM b.expiry
-        ORDER BY spread_bps DESC, buy_exchange, sell_exchange LIMIT $2""",
+        WHERE $3::interval IS NULL OR greatest(b.timestamp, s.timestamp) - least(b.timestamp, s.timestamp) <= $3
+        ORDER BY spread_bps DESC, buy_exchange, sell_exchange, b.symbol_id, s.symbol_id LIMIT $2""",
         since,
         limit,
+        max_skew,
     )
     return _plain(records, decimals)
 
@@ -98,6 +106,8 @@ async def get_spread_history(
     Rows for which the other has none within ``tolerance`` are left out. Keys: timestamp, other_timestamp,
     bid_price, ask_price, other_bid_price, other_ask_price, spread_bps (other's bid over this ask).
     """
+    check_instant(BOOK_TICKERS.name, "start", start)
+    check_instant(BOOK_TICKERS.name, "end", end)
     records = await get_db_manager().fetch(
         """
         WITH merged AS (
@@ -127,6 +137,7 @@ async def get_spread_history(
 
 async def get_pair_summary(since: datetime, *, decimals: bool = False) -> list[dict[str, Any]]:
     """Return per (base, quote) over all exchanges: snapshot_count, exchange_count, avg_bid_price."""
+    check_instant(BOOK_TICKERS.name, "since", since)
     records = await get_db_manager().fetch(
         """
         SELECT s.symbol_base, s.symbol_quote, count(*) AS snapshot_count,
@@ -143,6 +154,7 @@ async def get_pair_summary(since: datetime, *, decimals: bool = False) -> list[d
 
 async def get_funding_rate_counts(since: datetime) -> list[dict[str, Any]]:
     """Return per exchange: exchange (enum_value) and funding_rate_count."""
+    check_instant(FUNDING_RATES.name, "since", since)
     records = await get_db_manager().fetch(
         """
         SELECT e.enum_value AS exchange, count(*) AS funding_rate_count
@@ -160,6 +172,7 @@ async def get_balance_history_by_exchange(
     exchange: str, asset_name: str, since: datetime, *, decimals: bool = False
 ) -> list[dict[str, Any]]:
     """Return an exchange's balances of one asset after ``since``, newest first."""
+    check_instant(BALANCES.name, "since", since)
     records = await get_db_manager().fetch(
         """
         SELECT b.timestamp, e.enum_value AS exchange, b.asset_name, b.available_balance, b.locked_balance,

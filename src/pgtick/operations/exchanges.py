@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pgtick.cache_operations import refresh_cache
 from pgtick.connection import get_db_manager
 from pgtick.errors import ValidationError
 from pgtick.models import Exchange
@@ -26,7 +27,7 @@ async def ensure_exchange(enum_value: str) -> int:
 
     ``enum_value`` is ``{NAME}_{SPOT|FUTURES|OPTIONS}``, such as GATEIO_FUTURES; perpetuals are FUTURES.
     """
-    name, _, market_type = enum_value.rpartition("_")
+    name, _, market_type = str(enum_value).rpartition("_")
     if not name:
         raise ValidationError("exchanges", "enum_value", enum_value, "must be {NAME}_{SPOT|FUTURES|OPTIONS}")
     Exchange(enum_value=enum_value, exchange_name=name, market_type=market_type).validate()
@@ -56,4 +57,5 @@ async def deactivate_exchange(exchange_id: int) -> bool:
 
 async def _set_active(exchange_id: int, active: bool) -> bool:
     tag = await get_db_manager().execute("UPDATE exchanges SET is_active = $2 WHERE id = $1", exchange_id, active)
+    await refresh_cache()  # its symbols are as active as it is
     return tag == "UPDATE 1"

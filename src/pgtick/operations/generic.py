@@ -11,14 +11,16 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from pgtick.cache_operations import cached_get_symbol_by_id
+from pgtick.cache_operations import get_cached_symbol_by_id
 from pgtick.connection import get_db_manager
 from pgtick.engines import get_engine
 from pgtick.errors import BatchError, RowError, ValidationError
 from pgtick.tables import Table, quote_identifier
-from pgtick.writer.flush import encoder_of, store_rows
+from pgtick.writer.flush import encoder_of, send, store_rows
 
 __all__ = [
+    "check_instant",
+    "check_limit",
     "get_history",
     "get_latest",
     "get_stats",
@@ -45,16 +47,14 @@ async def insert(table: Table, row: object, *, time_unit: str | None = None) -> 
     names = table.column_names
     by_name = dict(zip(names, values, strict=True))
     instant: datetime = by_name[table.time_column]
-    engine = await get_engine(db)
-    await engine.ensure_days(db, table.name, {int(instant.timestamp() // 86400)})
+    days = {int(instant.timestamp() // 86400)}
+    await (await get_engine(db)).ensure_days(db, table.name, days)
     returned = "id" if table.has_id else "NULL::bigint"
     columns = ", ".join(map(quote_identifier, names))
     places = ", ".join(f"${n}" for n in range(1, len(names) + 1))
     name = quote_identifier(table.name)
-    inserted = await db.fetchrow(
-        f"INSERT INTO {name} ({columns}) VALUES ({places}) ON CONFLICT DO NOTHING RETURNING {returned}",
-        *values,
-    )
+    query = f"INSERT INTO {name} ({columns}) VALUES ({places}) ON CONFLICT DO NOTHING RETURNING {returned}"
+    inserted = await send(db, table, days, lambda: db.fetchrow(query, *values))
     if inserted is not None or not table.has_id:
         return inserted[0] if inserted is not None else None
     condition = " AND ".join(f"{quote_identifier(key)} = ${n}" for n, key in enumerate(table.key, 1))
@@ -71,6 +71,18 @@ async def insert_batch(table: Table, rows: Iterable[object], *, time_unit: str |
     if result.errors:
         raise BatchError(table.name, result.n_stored, result.n_duplicates, result.errors)
     return result.n_stored
+
+
+def check_instant(table: str, name: str, value: object) -> None:
+    """Raise ValidationError unless the value is an aware datetime: asyncpg takes a naive one for local time."""
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        raise ValidationError(table, name, value, "must be an aware datetime")
+
+
+def check_limit(table: str, value: object) -> None:
+    """Raise ValidationError unless the value is None or an int >= 0."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise ValidationError(table, "limit", value, "must be None or an int >= 0")
 
 
 def _select_list(table: Table) -> str:
@@ -118,10 +130,13 @@ async def get_history(
     limit: int | None = None,
     decimals: bool = False,
 ) -> list[Any]:
-    """Return the rows with start <= time < end, oldest first; both must be aware."""
-    for name, instant in (("start", start), ("end", end)):
-        if instant.utcoffset() is None:
-            raise ValidationError(table.name, name, instant, "must be an aware datetime")
+    """Return the rows with start <= time < end, oldest first, those of one instant by the rest of their key.
+
+    Raises ValidationError for an instant that is not aware and for a limit that is not an int >= 0.
+    """
+    check_instant(table.name, "start", start)
+    check_instant(table.name, "end", end)
+    check_limit(table.name, limit)
     n = len(ids)
     time = quote_identifier(table.time_column)
     conditions = [f"{quote_identifier(key)} = ${i}" for i, key in enumerate(table.key[:n], 1)]
@@ -140,14 +155,14 @@ async def get_history(
 
 
 async def get_with_symbol_info(table: Table, symbol_id: int) -> dict[str, Any] | None:
-    """Return the newest row with its symbol from the cache, or None when there is no row.
+    """Return the newest row with its symbol, from the cache where it is there; None when there is no row.
 
     Keys: ``entity`` (the model), ``symbol`` (CachedSymbol or None), ``display_name``.
     """
     entity = await get_latest(table, symbol_id)
     if entity is None:
         return None
-    symbol = cached_get_symbol_by_id(symbol_id)
+    symbol = await get_cached_symbol_by_id(symbol_id)
     display = f"{symbol.exchange}:{symbol.symbol_base}/{symbol.symbol_quote}" if symbol else "Unknown"
     return {"entity": entity, "symbol": symbol, "display_name": display}
 
@@ -158,6 +173,8 @@ async def get_stats(table: Table, *, averages: tuple[str, ...] = (), since: date
     Reads every row since ``since`` (all of them without it): seconds on a large table. An average over no
     row is None.
     """
+    if since is not None:
+        check_instant(table.name, "since", since)
     leading = table.key[0]
     noun = {"symbol_id": "unique_symbols", "exchange_id": "unique_exchanges"}.get(leading, f"unique_{leading}")
     time = quote_identifier(table.time_column)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
+
+import asyncpg
 
 from pgtick.cache_operations import get_cached_symbol_by_exchange_symbol, refresh_symbol
 from pgtick.connection import get_db_manager
+from pgtick.errors import ValidationError
 from pgtick.models import CachedSymbol, Symbol
 from pgtick.operations.exchanges import ensure_exchange
 
@@ -85,8 +89,12 @@ async def ensure_symbol(
 
 
 def _bindable(value: Any) -> Any:
-    # asyncpg makes Decimal(float) of a float, which is not its shortest text.
-    return repr(value) if isinstance(value, float) else value
+    # asyncpg makes Decimal(float) of a float, which is not its shortest text. NumPy's repr is not the text either.
+    if isinstance(value, float):
+        return float.__repr__(value)
+    if isinstance(value, bytes):
+        return value.decode()
+    return operator.index(value) if hasattr(value, "__index__") else value
 
 
 async def resolve_symbol(
@@ -136,8 +144,15 @@ async def list_symbols(exchange_id: int | None = None, *, active_only: bool = Fa
 
 
 async def activate_symbol(symbol_id: int) -> bool:
-    """Mark the symbol active; return whether there is one of that id."""
-    return await _set_active(symbol_id, True)
+    """Mark the symbol active; return whether there is one of that id.
+
+    Raises ValidationError when another active symbol of the exchange has its name (it was relisted).
+    """
+    try:
+        return await _set_active(symbol_id, True)
+    except asyncpg.UniqueViolationError as error:
+        rule = "cannot be active: its name was listed again, and only one symbol of a name is active at a time"
+        raise ValidationError("symbols", "id", symbol_id, rule) from error
 
 
 async def deactivate_symbol(symbol_id: int) -> bool:
@@ -146,6 +161,8 @@ async def deactivate_symbol(symbol_id: int) -> bool:
 
 
 async def _set_active(symbol_id: int, active: bool) -> bool:
-    tag = await get_db_manager().execute("UPDATE symbols SET is_active = $2 WHERE id = $1", symbol_id, active)
+    db = get_db_manager()
+    async with db.transaction():  # where the caller is in one, a savepoint: a refusal must not spoil it
+        tag = await db.execute("UPDATE symbols SET is_active = $2 WHERE id = $1", symbol_id, active)
     await refresh_symbol(symbol_id)
     return tag == "UPDATE 1"

@@ -6,7 +6,9 @@ import asyncio
 import logging
 from typing import Any
 
-from pgtick.connection import DatabaseManager, get_db_manager
+import asyncpg
+
+from pgtick.connection import DatabaseManager
 from pgtick.tables import Table
 from pgtick.writer.flush import StoreResult, store_rows
 
@@ -19,8 +21,8 @@ class Writer:
     """Collect rows and store them in batches.
 
     A batch goes out when ``max_rows`` are waiting or the oldest has waited ``max_age_s``. At ``max_buffered``
-    rows in all, ``add`` waits for a flush. Rows of a flush that fails (connection) go back to the front and
-    are tried again with the next flush; ``close()`` raises if the last one fails. ``totals`` adds up, a table:
+    rows in all, ``add`` waits for a flush. Rows of a flush that fails go back to the front and are tried
+    again with the next flush; ``close()`` raises if the last one fails. ``totals`` adds up, a table:
     accepted = stored + duplicates + refused + waiting.
     """
 
@@ -41,11 +43,12 @@ class Writer:
         self._timer: asyncio.Task[None] | None = None
         self.totals: dict[str, StoreResult] = {}
         self.n_accepted = 0
+        self._n_settled = 0
 
     @property
     def n_waiting(self) -> int:
-        """Rows accepted and not yet settled."""
-        return sum(map(len, self._waiting.values()))
+        """Rows accepted and not yet settled, those under way to the server among them."""
+        return self.n_accepted - self._n_settled
 
     async def add(self, table: Table, row: object) -> None:
         """Accept a row; wait only when a batch is full or the cap is reached."""
@@ -58,22 +61,35 @@ class Writer:
             self._timer = asyncio.create_task(self._flush_later())
 
     async def flush(self) -> None:
-        """Store everything that waits. A connection error passes through; the rows are kept."""
+        """Store everything that waits. What cannot be stored is kept, and the first error raised at the end.
+
+        A table that the server refuses does not keep the others from it; a connection error ends the flush.
+        """
+        failure: asyncpg.PostgresError | None = None
         async with self._lock:
             for table in list(self._waiting):
                 rows = self._waiting.pop(table)
                 try:
-                    result = await store_rows(table, rows, db=self._db or get_db_manager())
-                except BaseException:
+                    result = await store_rows(table, rows, db=self._db)
+                except BaseException as error:
                     # Rows that came meanwhile stay behind those that were first.
                     self._waiting[table] = rows + self._waiting.get(table, [])
-                    raise
-                total = self.totals.setdefault(table.name, StoreResult())
-                total.n_stored += result.n_stored
-                total.n_duplicates += result.n_duplicates
-                total.errors.extend(result.errors)
-                for error in result.errors:
-                    logger.warning("%s", error)
+                    if not isinstance(error, asyncpg.PostgresError):
+                        raise
+                    failure = failure or error
+                else:
+                    self._settle(table, len(rows), result)
+        if failure is not None:
+            raise failure
+
+    def _settle(self, table: Table, n_rows: int, result: StoreResult) -> None:
+        self._n_settled += n_rows
+        total = self.totals.setdefault(table.name, StoreResult())
+        total.n_stored += result.n_stored
+        total.n_duplicates += result.n_duplicates
+        total.errors.extend(result.errors)
+        for error in result.errors:
+            logger.warning("%s", error)
 
     async def _flush_later(self) -> None:
         try:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 import msgspec
 
-from pgtick._fast.encode import EncodedBatch, RowEncoder
+from pgtick._fast.batch import EncodedBatch
+from pgtick._fast.encode import RowEncoder
 from pgtick.connection import DatabaseManager, get_db_manager
 from pgtick.engines import get_engine
 from pgtick.errors import RowError
 from pgtick.tables import Table, quote_identifier
 
-__all__ = ["StoreResult", "encoder_of", "store_batch", "store_rows"]
+__all__ = ["StoreResult", "encoder_of", "send", "store_batch", "store_rows"]
+
+Answer = TypeVar("Answer")
 
 _encoders: dict[Table, RowEncoder] = {}
 
@@ -80,13 +83,17 @@ async def _store(
     stop: int,
     result: StoreResult,
 ) -> None:
+    async def copy() -> int:
+        return await db.copy_binary_to_table(table.name, table.column_names, batch.chunks(start, stop))
+
+    async def store_new() -> int:
+        return await _store_new(db, table, batch, start, stop)
+
     try:
         try:
-            # A savepoint where the caller is in a transaction, so that a refusal does not spoil it.
-            async with db.transaction() if db.in_transaction else nullcontext():
-                stored = await db.copy_binary_to_table(table.name, table.column_names, batch.chunks(start, stop))
+            stored = await send(db, table, batch.days, copy)
         except asyncpg.UniqueViolationError:
-            stored = await _store_new(db, table, batch, start, stop)
+            stored = await send(db, table, batch.days, store_new)
     except _DATA_ERRORS as error:
         if stop - start == 1:
             result.errors.append(_row_error(table, rows, batch.indices[start], error))
@@ -98,6 +105,30 @@ async def _store(
         return
     result.n_stored += stored
     result.n_duplicates += stop - start - stored
+
+
+async def send(
+    db: DatabaseManager, table: Table, days: Iterable[int], statement: Callable[[], Awaitable[Answer]]
+) -> Answer:
+    """Await ``statement``, in a savepoint where the caller is in a transaction, so that a refusal does not spoil it.
+
+    Where the partition of one of the days is gone again, because another process dropped it, it is made and the
+    statement awaited once more.
+    """
+    try:
+        return await _in_savepoint(db, statement)
+    except asyncpg.CheckViolationError as error:
+        if error.constraint_name is not None:
+            raise
+    engine = await get_engine(db)
+    engine.forget(table.name)
+    await engine.ensure_days(db, table.name, days)
+    return await _in_savepoint(db, statement)
+
+
+async def _in_savepoint(db: DatabaseManager, statement: Callable[[], Awaitable[Answer]]) -> Answer:
+    async with db.transaction() if db.in_transaction else nullcontext():
+        return await statement()
 
 
 async def _store_new(db: DatabaseManager, table: Table, batch: EncodedBatch, start: int, stop: int) -> int:

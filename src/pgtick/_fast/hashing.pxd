@@ -1,29 +1,39 @@
-# XXH64 with seed 0, as its specification has it.
+"""XXH64 with seed 0, as its specification has it, and the number that it gives a row's content."""
 
-cdef uint64_t P1 = 0x9E3779B185EBCA87
-cdef uint64_t P2 = 0xC2B2AE3D27D4EB4F
-cdef uint64_t P3 = 0x165667B19E3779F9
-cdef uint64_t P4 = 0x85EBCA77C2B2AE63
-cdef uint64_t P5 = 0x27D4EB2F165667C5
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+cdef extern from *:
+    """
+    #define PGTICK_P1 0x9E3779B185EBCA87ULL
+    #define PGTICK_P2 0xC2B2AE3D27D4EB4FULL
+    #define PGTICK_P3 0x165667B19E3779F9ULL
+    #define PGTICK_P4 0x85EBCA77C2B2AE63ULL
+    #define PGTICK_P5 0x27D4EB2F165667C5ULL
+    """
+    const uint64_t P1 "PGTICK_P1"
+    const uint64_t P2 "PGTICK_P2"
+    const uint64_t P3 "PGTICK_P3"
+    const uint64_t P4 "PGTICK_P4"
+    const uint64_t P5 "PGTICK_P5"
 
 
 cdef inline uint64_t _rotate(uint64_t x, int n) noexcept nogil:
     return (x << n) | (x >> (64 - n))
 
 
-cdef inline uint32_t _read32(const uint8_t *p) noexcept nogil:
+cdef inline uint64_t _read32(const uint8_t *p) noexcept nogil:
     return p[0] | <uint32_t>p[1] << 8 | <uint32_t>p[2] << 16 | <uint32_t>p[3] << 24
 
 
 cdef inline uint64_t _read64(const uint8_t *p) noexcept nogil:
-    return <uint64_t>_read32(p) | <uint64_t>_read32(p + 4) << 32
+    return _read32(p) | _read32(p + 4) << 32
 
 
 cdef inline uint64_t _round(uint64_t lane, uint64_t word) noexcept nogil:
     return _rotate(lane + word * P2, 31) * P1
 
 
-cdef uint64_t _xxh64(const uint8_t *p, Py_ssize_t n) noexcept nogil:
+cdef inline uint64_t xxh64(const uint8_t *p, Py_ssize_t n) noexcept nogil:
     cdef const uint8_t *end = p + n
     cdef uint64_t h, a, b, c, d
     if n >= 32:
@@ -49,7 +59,7 @@ cdef uint64_t _xxh64(const uint8_t *p, Py_ssize_t n) noexcept nogil:
         h = _rotate(h ^ _round(0, _read64(p)), 27) * P1 + P4
         p += 8
     if end - p >= 4:
-        h = _rotate(h ^ <uint64_t>_read32(p) * P1, 23) * P2 + P3
+        h = _rotate(h ^ _read32(p) * P1, 23) * P2 + P3
         p += 4
     while p < end:
         h = _rotate(h ^ <uint64_t>p[0] * P5, 11) * P1
@@ -59,11 +69,7 @@ cdef uint64_t _xxh64(const uint8_t *p, Py_ssize_t n) noexcept nogil:
     return h ^ (h >> 32)
 
 
-cdef inline int64_t _content_number(uint64_t h) noexcept nogil:
+cdef inline int64_t number_of(uint64_t h) noexcept nogil:
+    """Return the 63-bit hash, negated so that it never meets a venue's own number."""
     cdef int64_t number = -<int64_t>(h >> 1)
     return number if number else -1
-
-
-def content_number(data: bytes) -> int:
-    """Return the negative 63-bit number that stands for the content."""
-    return _content_number(_xxh64(<const uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)))

@@ -1,0 +1,90 @@
+"""The core without memory, and the memory that it gives back."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import tracemalloc
+from collections.abc import Callable
+from decimal import Decimal
+from uuid import UUID
+
+import pytest
+from wire import WHEN, WIDE, book, fields, trade, untraced
+
+from pgtick._fast.encode import RowEncoder
+from pgtick.tables import BOOK_TICKERS, TRADES, Table
+
+pytestmark = [pytest.mark.core, untraced]
+
+# Long texts and odd numbers take the ways that allocate; the refused ones make errors.
+WIDE_ROWS = [
+    {"timestamp": WHEN, "num": Decimal("1." + "7" * 60), "name": "x" * 5000, "i8": 2**40, "side": "buy"},
+    {"timestamp": WHEN, "num": 10**40, "f8": 0.1, "flag": True},
+    {"timestamp": WHEN, "num": "nan"},
+    {"timestamp": WHEN, "i8": -1},
+] * 20
+CASES: dict[str, tuple[Table, list[object]]] = {
+    "Structs": (BOOK_TICKERS, [book(sequence_number=i) for i in range(300)]),
+    "content keys": (TRADES, [trade(price=1 + i % 7) for i in range(300)]),
+    "dicts": (WIDE, list(WIDE_ROWS)),
+}
+
+
+def fails_at_every_allocation(act: Callable[[], object], most: int = 4000) -> int:
+    """Let the first, the second … allocation of ``act`` fail; return how many it makes."""
+    testcapi = pytest.importorskip("_testcapi", reason="this Python is built without _testcapi")
+    for n in range(most):
+        failed = False
+        testcapi.set_nomemory(n, n + 1)
+        try:
+            act()
+        except MemoryError:
+            failed = True
+        finally:
+            testcapi.remove_mem_hooks()
+        if not failed:
+            return n
+    return most
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_encode_without_memory_raises_and_the_next_batch_is_whole(case: str) -> None:
+    table, rows = CASES[case]
+    encoder = RowEncoder(table)
+    expected = b"".join(encoder.encode(rows).chunks())
+    assert fails_at_every_allocation(lambda: encoder.encode(rows)) > 3
+    assert b"".join(encoder.encode(rows).chunks()) == expected
+
+
+def test_encoder_is_made_whole_or_not_at_all() -> None:
+    assert fails_at_every_allocation(lambda: RowEncoder(BOOK_TICKERS)) > 3
+    assert len(fields(RowEncoder(BOOK_TICKERS).encode([book()]))) == 1
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_encode_keeps_no_reference_and_no_memory(case: str) -> None:
+    table, rows = CASES[case]
+    encoder = RowEncoder(table)
+
+    def work() -> None:
+        batch = encoder.encode(rows)
+        b"".join(batch.chunks())
+        assert batch.n_rows + len(batch.errors) == len(rows)
+
+    for _ in range(5):
+        work()
+    watched = [WHEN, *rows[:3], UUID(int=1)]
+    counts = [sys.getrefcount(value) for value in watched]
+    tracemalloc.start()
+    try:
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(200):
+            work()
+        gc.collect()
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert [sys.getrefcount(value) for value in watched] == counts
+    assert grown < 20_000, "200 batches left something behind"
