@@ -18,7 +18,7 @@ import pytest
 
 from pgtick.config import DatabaseConfig
 from pgtick.connection import DatabaseManager, open_manager, use_manager
-from pgtick.errors import DecodeError, PgtickError, QueryError
+from pgtick.errors import DecodeError, PgtickError, QueryError, StatementTimeoutError
 from pgtick.models import BookTickerSnapshot
 from pgtick.operations.book_ticker import insert_book_ticker_batch
 from pgtick.operations.symbols import resolve_symbol
@@ -277,10 +277,10 @@ async def test_error_of_the_server_amid_the_rows_passes_through(db: DatabaseMana
 
 
 async def test_deadline_ends_the_query(db: DatabaseManager) -> None:
-    with pytest.raises(TimeoutError):
+    with pytest.raises(StatementTimeoutError, match=r"0\.2 s"):
         await read_columns("SELECT pg_sleep(30)::text AS x", timeout_s=0.2)
     assert await settled(db)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(StatementTimeoutError):
         async for _ in read_chunks("SELECT pg_sleep(30)::text AS x", timeout_s=0.2):
             pass
     assert await settled(db)

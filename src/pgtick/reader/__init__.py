@@ -18,7 +18,7 @@ import msgspec
 from pgtick._fast.columns import Columns
 from pgtick._fast.decode import CopyDecoder
 from pgtick.connection import get_db_manager
-from pgtick.errors import PgtickError, QueryError
+from pgtick.errors import PgtickError, QueryError, StatementTimeoutError
 from pgtick.reader.layout import Decimal128, Decimals, Fixed, check_model, column_layout
 from pgtick.reader.parameters import inline_parameters
 from pgtick.reader.stream import CopyStream, Progress
@@ -43,9 +43,9 @@ async def read_columns(
     ``progress``: called with the rows and bytes so far, for each piece that arrives. ``timeout_s``: for all of
     it; None is the configuration's statement_timeout_s, ``math.inf`` none.
 
-    Raises QueryError before anything is read, TimeoutError, DecodeError, and the server's own errors.
+    Raises QueryError before anything is read, StatementTimeoutError, DecodeError, and the server's own errors.
     """
-    async with asyncio.timeout(_deadline(timeout_s)), _opened(query, args, decimals) as (connection, sql, layout):
+    async with _deadline(timeout_s), _opened(query, args, decimals) as (connection, sql, layout):
         decoder = CopyDecoder(layout)
         await CopyStream(connection, sql, decoder, progress).run()
     return decoder.take()
@@ -69,7 +69,7 @@ async def read_structs(
     async def add() -> None:
         rows.extend(decoder.take().structs(model))
 
-    async with asyncio.timeout(_deadline(timeout_s)), _opened(query, args, decimals) as (connection, sql, layout):
+    async with _deadline(timeout_s), _opened(query, args, decimals) as (connection, sql, layout):
         check_model(model, layout)
         decoder = CopyDecoder(layout, _STRUCT_ROWS)
         await CopyStream(connection, sql, decoder, progress, add).run()
@@ -114,7 +114,7 @@ async def read_chunks(
         task = asyncio.create_task(copy())
         try:
             while True:
-                async with asyncio.timeout(_deadline(timeout_s)):
+                async with _deadline(timeout_s):
                     chunk = await chunks.get()
                 if isinstance(chunk, Exception):
                     raise chunk
@@ -143,7 +143,15 @@ async def _opened(
         yield connection, sql, layout
 
 
-def _deadline(timeout_s: float | None) -> float | None:
+@asynccontextmanager
+async def _deadline(timeout_s: float | None) -> AsyncIterator[None]:
     if timeout_s is None:
         timeout_s = get_db_manager().config.statement_timeout_s
-    return None if math.isinf(timeout_s) else timeout_s
+    deadline = asyncio.timeout(None if math.isinf(timeout_s) else timeout_s)
+    try:
+        async with deadline:
+            yield
+    except TimeoutError as error:
+        if not deadline.expired():  # another's: no connection came free, say
+            raise
+        raise StatementTimeoutError(f"no end of the reading in {timeout_s:g} s") from error
