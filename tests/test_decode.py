@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire import HEADER, TRAILER, oracle
 
-from pgtick._fast.columns import Columns
+from pgtick._fast.result import Columns
 from pgtick._fast.decode import CopyDecoder
 from pgtick.errors import DecodeError
 

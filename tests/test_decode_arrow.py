@@ -12,7 +12,7 @@ import pytest
 from test_decode import ALL, ALL_ROWS, FLOAT, GOLDEN, decode, row, stream
 from wire import oracle
 
-from pgtick._fast.columns import Columns
+from pgtick._fast.result import Columns
 from pgtick.errors import DecodeError
 
 pytestmark = pytest.mark.core

@@ -11,7 +11,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset
 
-from pgtick._fast.columns cimport Columns, Store, column_store
+from pgtick._fast.result cimport Columns, Store, column_store
 from pgtick._fast.fields cimport (
     FAR_TIME, INFINITE_TIME, NO_MEMORY, NOT_A_BOOL, NOT_JSONB, NOT_UTF8, WRONG_LENGTH, decode_field, null_field,
 )

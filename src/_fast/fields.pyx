@@ -4,7 +4,7 @@ from libc.math cimport NAN
 from libc.stdint cimport INT32_MIN, INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from pgtick._fast.columns cimport Store
+from pgtick._fast.result cimport Store
 from pgtick._fast.kinds cimport (
     BOOL, BYTES, DATE, EPOCH_DAYS, EPOCH_US, FLOAT4, FLOAT8, INSTANT, INT2, INT4, INT8, JSONB, NUMERIC_128,
     NUMERIC_DOUBLE, NUMERIC_FIXED, TEXT, UUID, WALL,

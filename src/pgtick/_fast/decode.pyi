@@ -1,7 +1,7 @@
 from collections.abc import Iterable
 from typing import Any, Self, final
 
-from pgtick._fast.columns import Columns
+from pgtick._fast.result import Columns
 
 @final
 class CopyDecoder:

@@ -1,4 +1,4 @@
-from pgtick._fast.columns cimport Store
+from pgtick._fast.result cimport Store
 
 # What can be wrong with the bytes of a field; the codes of numeric_out come first, those of decode behind.
 cdef enum:

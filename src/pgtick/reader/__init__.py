@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from pgtick._fast.columns import Columns
+from pgtick._fast.result import Columns
 from pgtick._fast.decode import CopyDecoder
 from pgtick.connection import get_db_manager
 from pgtick.errors import PgtickError, QueryError, StatementTimeoutError

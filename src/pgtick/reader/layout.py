@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from pgtick._fast.columns import READABLE_TYPES
+from pgtick._fast.result import READABLE_TYPES
 from pgtick.errors import QueryError
 from pgtick.tables import quote_identifier
 

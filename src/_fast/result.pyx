@@ -14,7 +14,7 @@ from libcpp.memory cimport make_shared, shared_ptr
 from libcpp.vector cimport vector
 
 from pgtick._fast.arrow_out cimport Batch, Field, Memory, array_capsule, own, schema_capsule, stream_capsule
-from pgtick._fast.columns cimport Held, Store
+from pgtick._fast.result cimport Held, Store
 from pgtick._fast.kinds cimport (
     BOOL, BYTES, DATE, FLOAT4, FLOAT8, INSTANT, INT2, INT4, INT8, JSONB, NUMERIC_128, NUMERIC_DOUBLE, NUMERIC_FIXED,
     NUMERIC_WIRE, TEXT, UUID, WALL, Kind,
