@@ -27,7 +27,7 @@ elif BUILD == "sanitize":
     LINK_FLAGS = ["-fsanitize=address,undefined"]
     FLAGS = ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined", *LINK_FLAGS]
 
-# C++ for std::to_chars, the shortest text of a double.
+# C++ for std::to_chars and std::from_chars, a double's shortest text and back, and for memory shared with Arrow.
 EXTENSIONS = [
     Extension(
         f"pgtick._fast.{name}",

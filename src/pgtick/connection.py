@@ -114,6 +114,8 @@ class DatabaseManager:
     def _statement_deadline(self) -> Iterator[None]:
         try:
             yield
+        except StatementTimeoutError:  # of a reader, which has deadlines of its own
+            raise
         except TimeoutError as error:  # asyncpg's is bare, and it has cancelled the statement
             raise StatementTimeoutError(f"no end of the statement in {self.config.statement_timeout_s:g} s") from error
 

@@ -10,7 +10,9 @@
     ├── ValidationError       a field of a model breaks a rule (also a ValueError)
     │   └── RowError          ... in a row of a batch: table, index, column, value, rule
     ├── BatchError            some rows of a batch were refused; the rest is stored
-    └── ParallelError         a part of a parallel copy failed; says what each part has stored
+    ├── ParallelError         a part of a parallel copy failed; says what each part has stored
+    ├── QueryError            a query cannot be read as it was asked for; nothing was sent (also a ValueError)
+    └── DecodeError           bytes of a COPY that no server sends, or a value that the form asked for cannot hold
 
 The server's own errors (asyncpg.PostgresError) pass through unless a fact is added.
 """
@@ -25,10 +27,12 @@ __all__ = [
     "BatchError",
     "ConfigError",
     "ConnectTimeoutError",
+    "DecodeError",
     "MigrationError",
     "NotInitializedError",
     "ParallelError",
     "PgtickError",
+    "QueryError",
     "RowError",
     "StatementTimeoutError",
     "ValidationError",
@@ -149,3 +153,47 @@ class ParallelError(PgtickError):
             f"the copy into {self.table} stopped: {self.result.n_stored} rows are stored, "
             f"{self.result.n_duplicates} were there already, {len(self.result.errors)} were refused"
         )
+
+
+class QueryError(PgtickError, ValueError):
+    """A query cannot be read as it was asked for; ``subject`` is the column, parameter or option at fault."""
+
+    def __init__(self, subject: str, rule: str) -> None:
+        super().__init__(subject, rule)
+        self.subject = subject
+        self.rule = rule
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.rule}"
+
+
+class DecodeError(PgtickError):
+    """Bytes that no server sends, or a value that the form asked for cannot hold.
+
+    ``offset``: the byte of the stream; ``row``: the row's place in the result, from 0; None where not known.
+    """
+
+    def __init__(
+        self, reason: str, *, offset: int | None = None, row: int | None = None, column: str | None = None
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.offset = offset
+        self.row = row
+        self.column = column
+
+    def __str__(self) -> str:
+        place = (
+            (f"byte {self.offset}", self.offset),
+            (f"row {self.row}", self.row),
+            (f"column {self.column}", self.column),
+        )
+        where = ", ".join(text for text, known in place if known is not None)
+        return f"{where}: {self.reason}" if where else self.reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _decode_error, (self.reason, self.offset, self.row, self.column)
+
+
+def _decode_error(reason: str, offset: int | None, row: int | None, column: str | None) -> DecodeError:
+    return DecodeError(reason, offset=offset, row=row, column=column)

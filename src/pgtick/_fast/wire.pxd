@@ -1,7 +1,7 @@
 """The wire: big-endian integers, and the one growing buffer that an encoder writes to."""
 
 from cpython.mem cimport PyMem_RawRealloc
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 
@@ -77,3 +77,17 @@ cdef inline int put_field8(Buffer *out, uint64_t value) except -1 nogil:
     put64(out.data + out.size + 4, value)
     out.size += 12
     return 0
+
+
+cdef inline uint16_t get16(const char *p) noexcept nogil:
+    cdef const uint8_t *b = <const uint8_t *>p
+    return <uint16_t>((b[0] << 8) | b[1])
+
+
+cdef inline uint32_t get32(const char *p) noexcept nogil:
+    cdef const uint8_t *b = <const uint8_t *>p
+    return (<uint32_t>b[0] << 24) | (<uint32_t>b[1] << 16) | (<uint32_t>b[2] << 8) | b[3]
+
+
+cdef inline uint64_t get64(const char *p) noexcept nogil:
+    return (<uint64_t>get32(p) << 32) | get32(p + 4)
