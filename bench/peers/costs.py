@@ -1,0 +1,165 @@
+"""What needs no race with the server: encoding beside memcpy, import, bytes on disk, and how cost grows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from peers.data import Batch, make_rows, noon_yesterday
+from peers.ladder import copy_bytes
+from peers.lookups import BY_ID, BY_NAMES, compare_lookups
+from peers.measure import Case, Rounds, Sample, interleave, reason_of, timed
+from peers.schema import BARE, DEFAULT, GUIDE, clear
+from pgtick._fast.encode import RowEncoder
+from pgtick.connection import DatabaseManager
+from pgtick.models import BookTickerSnapshot
+from pgtick.tables import BOOK_TICKERS
+
+__all__ = [
+    "ENCODE",
+    "ENCODE_COLUMNS",
+    "IMPORT_LIMIT",
+    "IMPORT_PGTICK",
+    "MEMCPY",
+    "MEMCPY_FRESH",
+    "PGPQ_ENCODE",
+    "PIECE_ROWS",
+    "bytes_a_row",
+    "compare_encoding",
+    "compare_imports",
+    "encode_by_size",
+    "lookups_by_size",
+]
+
+ENCODE = "pgtick RowEncoder, Structs with float prices"
+ENCODE_COLUMNS = "pgtick RowEncoder, NumPy columns of float64"
+PGPQ_ENCODE = "pgpq, Arrow decimal128"
+MEMCPY = "memcpy of the finished bytes over the last ones"
+MEMCPY_FRESH = "memcpy of the finished bytes into fresh memory"
+PIECE_ROWS = 10_000
+IMPORT_PGTICK = "import pgtick"
+IMPORT_LIMIT = "import asyncpg, msgspec"
+
+
+def _repeated(work: Callable[[], object], times: int) -> Case:
+    async def run() -> Sample:
+        async def repeat() -> None:
+            for _ in range(times):
+                work()
+
+        sample = await timed(repeat)
+        return Sample(sample.cpu_s / times, sample.cpu_s / times)  # what else runs on the machine is not in it
+
+    return run
+
+
+async def compare_encoding(batch: Batch, rounds: int, times: int = 10) -> Rounds:
+    """Measure encoding alone, no socket, for one batch; the rows are in the caches of the machine."""
+    finished = b"".join(batch.chunks)
+    target = memoryview(bytearray(len(finished)))
+    encoder = RowEncoder(BOOK_TICKERS)
+    _ = batch.decimals  # made before the clock starts
+
+    def copy() -> None:
+        target[:] = finished
+
+    cases = {
+        MEMCPY: _repeated(copy, times * 10),
+        MEMCPY_FRESH: _repeated(lambda: bytearray(finished), times * 10),
+        ENCODE: _repeated(lambda: encoder.encode(batch.structs), times),
+        "the same, prices as Decimal, tuples": _repeated(lambda: encoder.encode(batch.decimals), times),
+    }
+    skipped = {}
+    if hasattr(encoder, "encode_columns"):
+        columns = batch.columns
+        cases[ENCODE_COLUMNS] = _repeated(lambda: encoder.encode_columns(columns), times)
+    else:
+        skipped[ENCODE_COLUMNS] = "this version of pgtick has no RowEncoder.encode_columns"
+    try:
+        import pgpq
+
+        arrow = batch.arrow
+
+        def encode() -> None:
+            by_pgpq = pgpq.ArrowToPostgresBinaryEncoder(arrow.schema)
+            by_pgpq.write_header()
+            by_pgpq.write_batch(arrow)
+            by_pgpq.finish()
+
+        cases[PGPQ_ENCODE] = _repeated(encode, times)
+    except ImportError as error:
+        skipped[PGPQ_ENCODE] = reason_of(error)
+    result = await interleave(cases, rounds, len(batch))
+    result.skipped |= skipped
+    return result
+
+
+def _seconds_in_fresh_interpreter(code: str) -> float:
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+async def compare_imports(rounds: int) -> Rounds:
+    """Measure the imports, each in a fresh interpreter that has its bytecode already."""
+
+    def case(statement: str) -> Case:
+        code = f"import time; start = time.perf_counter(); {statement}; print(time.perf_counter() - start)"
+
+        async def run() -> Sample:
+            seconds = _seconds_in_fresh_interpreter(code)
+            return Sample(seconds, seconds)
+
+        return run
+
+    cases = {statement: case(statement) for statement in (IMPORT_LIMIT, IMPORT_PGTICK)}
+    await interleave(cases, 2, 1)
+    return await interleave(cases, rounds, 1)
+
+
+async def bytes_a_row(db: DatabaseManager, batches: list[Batch]) -> dict[str, float]:
+    """Return by table what a row takes on disk with all its indexes, after the same rows in order of arrival."""
+    # pg_partition_tree() knows partitioned tables only.
+    size = (
+        "SELECT coalesce(sum(pg_total_relation_size(relid)), pg_total_relation_size($1::regclass)) "
+        "FROM pg_partition_tree($1::regclass)"
+    )
+    sizes = {}
+    for table in (DEFAULT, GUIDE, BARE):
+        await clear(db, table)
+        empty = int(await db.fetchval(size, table))
+        await copy_bytes(db, table, batches)
+        await db.execute(f"VACUUM ANALYZE {table}")
+        sizes[table] = (int(await db.fetchval(size, table)) - empty) / sum(map(len, batches))
+    return sizes
+
+
+def encode_by_size(sizes: tuple[int, ...], n_symbols: tuple[int, ...]) -> dict[tuple[int, int], tuple[float, float]]:
+    """Return {(rows, symbols): ns a row} of one encode() of all rows, and in pieces of PIECE_ROWS; the best of five."""
+    encoder = RowEncoder(BOOK_TICKERS)
+
+    def best(rows: list[BookTickerSnapshot], piece: int) -> float:
+        seconds = []
+        for _ in range(5):
+            start = time.thread_time()
+            n_rows = sum(encoder.encode(rows[i : i + piece]).n_rows for i in range(0, len(rows), piece))
+            seconds.append(time.thread_time() - start)
+            assert n_rows == len(rows)
+        return min(seconds) / len(rows) * 1e9
+
+    result = {}
+    for symbols in n_symbols:
+        for size in sizes:
+            rows = list(make_rows(size, symbols, noon_yesterday()))
+            result[size, symbols] = (best(rows, size), best(rows, PIECE_ROWS))
+    return result
+
+
+async def lookups_by_size(n_symbols: tuple[int, ...], rounds: int) -> dict[int, Rounds]:
+    """Return {symbols: the cache's look-ups and dict's} for caches of these sizes."""
+    return {
+        symbols: await compare_lookups(
+            symbols, rounds, (BY_ID, "dict.get(id)", BY_NAMES, "dict[exchange, base, quote]")
+        )
+        for symbols in n_symbols
+    }
