@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Any
 
 from peers.data import COLUMNS, Batch, make_batches
 from peers.measure import Case, Rounds, Sample, interleave, timed
@@ -11,7 +13,8 @@ from pgtick.connection import DatabaseManager
 
 __all__ = ["COMPARED_WITH", "LIMIT", "PARENT", "PARTITION", "climb", "copy_bytes", "ways_of_a_batch"]
 
-LIMIT = "bare: the eight columns"
+PARSED = "received, parsed and thrown away: COPY … WHERE false"
+LIMIT = "+ WAL: the bare table"
 PARENT = "+ partitioned by day: pgtick's default table"
 PARTITION = "the same straight into the day's partition"
 SORTED = "the same, each batch sorted by (symbol, time)"
@@ -30,8 +33,22 @@ COMPARED_WITH: dict[str, str | None] = {
 async def copy_bytes(db: DatabaseManager, table: str, batches: Iterable[Batch]) -> None:
     """Send finished bytes, a COPY and a transaction a batch: what no client can be faster than."""
     async with db.acquire() as connection:
-        for batch in batches:
-            await connection.copy_to_table(table, source=_chunks(batch.chunks), columns=list(COLUMNS), format="binary")
+        await _send(connection, table, batches)
+
+
+async def _send(connection: Any, table: str, batches: Iterable[Batch], where: str | None = None) -> None:
+    for batch in batches:
+        await connection.copy_to_table(
+            table, source=_chunks(batch.chunks), columns=list(COLUMNS), format="binary", where=where
+        )
+
+
+def _cpu_of(pid: int) -> float | None:
+    """Return the processor seconds of a process of this machine; None where Linux does not say."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text("ascii").split()[0]) / 1e9
+    except OSError:
+        return None
 
 
 async def _chunks(chunks: list[bytes]) -> AsyncIterator[bytes]:
@@ -39,12 +56,21 @@ async def _chunks(chunks: list[bytes]) -> AsyncIterator[bytes]:
         yield chunk
 
 
-def _case(db: DatabaseManager, table: str, batches: list[Batch], emptied: str | None = None) -> Case:
+def _case(
+    db: DatabaseManager, table: str, batches: list[Batch], emptied: str | None = None, where: str | None = None
+) -> Case:
     async def run() -> Sample:
         await clear(db, emptied or table)
-        sample = await timed(lambda: copy_bytes(db, table, batches))
+        async with db.acquire() as connection:
+            # Over TCP the process may be one of another machine.
+            pid = connection.get_server_pid() if db.config.host.startswith("/") else -1
+            before = _cpu_of(pid)
+            sample = await timed(lambda: _send(connection, table, batches, where))
+            after = _cpu_of(pid)
+        if before is not None and after is not None:
+            sample = sample._replace(server_cpu_s=after - before)
         stored = await db.fetchval(f"SELECT count(*) FROM {table}")
-        assert stored == sum(map(len, batches)), f"{table} holds {stored} rows"
+        assert stored == (0 if where == "false" else sum(map(len, batches))), f"{table} holds {stored} rows"
         return sample
 
     return run
@@ -52,7 +78,8 @@ def _case(db: DatabaseManager, table: str, batches: list[Batch], emptied: str | 
 
 async def climb(db: DatabaseManager, batches: list[Batch], rounds: int) -> Rounds:
     """Measure every step of the ladder; the tables are there already."""
-    cases = {step: _case(db, table, batches) for step, (table, _) in STEPS.items()}
+    cases = {PARSED: _case(db, BARE, batches, where="false")}
+    cases |= {step: _case(db, table, batches) for step, (table, _) in STEPS.items()}
     cases[PARENT] = _case(db, DEFAULT, batches)
     cases[PARTITION] = _case(db, await partition_of(db, batches[0]), batches)
     by_symbol = [batch.sorted() for batch in batches]

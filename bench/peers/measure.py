@@ -12,10 +12,11 @@ __all__ = ["Case", "Rounds", "Sample", "interleave", "reason_of", "timed"]
 
 
 class Sample(NamedTuple):
-    """``cpu_s``: processor time of this process, all its threads; the server's is not in it."""
+    """``cpu_s``: processor time of this process, all its threads; ``server_cpu_s``: of the server's, where known."""
 
     seconds: float
     cpu_s: float
+    server_cpu_s: float | None = None
 
 
 Case = Callable[[], Awaitable[Sample]]
@@ -40,6 +41,11 @@ class Rounds:
     def cpu_us(self, name: str) -> float:
         """Return the median of this process's microseconds a row."""
         return statistics.median(sample.cpu_s for sample in self.samples[name]) / self.n_rows * 1e6
+
+    def server_cpu_us(self, name: str) -> float | None:
+        """Return the median of the server process's microseconds a row, None where it cannot be known."""
+        known = [sample.server_cpu_s for sample in self.samples[name] if sample.server_cpu_s is not None]
+        return statistics.median(known) / self.n_rows * 1e6 if known else None
 
     def speed(self, name: str, other: str) -> float:
         """Return how much faster than ``other`` it is: the median of the rounds' ratios."""

@@ -185,27 +185,44 @@ def write_ladder(ladder: Ladder, folder: Path, command: str) -> None:
         added = "" if before is None else f"{us - rounds.seconds(before) / rounds.n_rows * 1e6:+.2f}"
         above = name
         share = rounds.speed(name, LADDER_LIMIT)
-        rows.append([name, f"{rounds.rows_per_s(name) / 1e3:.0f}", f"{us:.2f}", added, f"{share:.2f}"])
-    ways = [
-        [f"{n:,}", f"{each.rows_per_s('parent') / 1e3:.0f}"]
-        + [f"{each.speed(way, 'parent'):.2f}" for way in ("parent, sorted", "partition", "partition, sorted")]
-        + [f"{each.noise('parent'):.0%}"]
-        for n, each in ladder.ways.items()
-    ]
+        rate = f"{rounds.rows_per_s(name) / 1e3:.0f}"
+        rows.append([name, rate, f"{us:.2f}", added, f"{share:.2f}", *_server_cpu(rounds, name, before)])
     text = (
         "# The ladder: what the server does for a row\n\n"
         + _head(ladder.facts, ladder.size, command)
         + "\nFinished bytes by COPY, so that the client costs next to nothing.\n\n"
-        + _table(["into", "krows/s", "µs a row", "step", "of the bare table"], rows)
+        + _table(["into", "krows/s", "µs a row", "step", "of the bare table", "server CPU, µs a row", "step"], rows)
         + _skipped(rounds.skipped)
         + f"\nNoise: the bare table's rounds spread over {rounds.noise(LADDER_LIMIT):.0%} of their median.\n"
         + "\n## Two ways to ask less of it\n\nSpeed against the same rows in order of arrival into the partitioned "
         "parent; sorted is by (symbol, time) within the batch, the sorting itself not timed.\n\n"
-        + _table(["rows a batch", "parent, krows/s", "parent, sorted", "partition", "partition, sorted", "noise"], ways)
+        + _ways(ladder)
         + "\n"
         + _facts(ladder.facts)
     )
     (folder / "ladder.md").write_text(text, "utf-8")
+
+
+def _server_cpu(rounds: Rounds, name: str, before: str | None = None) -> list[str]:
+    cpu = rounds.server_cpu_us(name)
+    base = None if before is None else rounds.server_cpu_us(before)
+    return ["" if cpu is None else f"{cpu:.2f}", "" if cpu is None or base is None else f"{cpu - base:+.2f}"]
+
+
+def _ways(ladder: Ladder) -> str:
+    names = ("parent, sorted", "partition", "partition, sorted")
+    speeds = [
+        [f"{n:,}", f"{each.rows_per_s('parent') / 1e3:.0f}"]
+        + [f"{each.speed(way, 'parent'):.2f}" for way in names]
+        + [f"{each.noise('parent'):.0%}"]
+        for n, each in ladder.ways.items()
+    ]
+    costs_ = [[f"{n:,}", *(_server_cpu(each, way)[0] for way in ("parent", *names))] for n, each in ladder.ways.items()]
+    return (
+        _table(["rows a batch", "parent, krows/s", *names, "noise"], speeds)
+        + "\nThe server's processor time, µs a row, which a busy machine disturbs less:\n\n"
+        + _table(["rows a batch", "parent", *names], costs_)
+    )
 
 
 def _plot(results: Results, path: Path) -> None:

@@ -13,6 +13,7 @@ __all__ = ["BARE", "DEFAULT", "GUIDE", "STEPS", "clear", "make_tables", "partiti
 DEFAULT = BOOK_TICKERS.name
 BARE = "peers_bare"
 GUIDE = "peers_guide"
+UNLOGGED = "peers_unlogged"
 
 _WRITTEN = """
     timestamp timestamptz NOT NULL, symbol_id int NOT NULL,
@@ -37,7 +38,8 @@ _GUIDE = """
 
 #: step of the ladder -> (table, its columns)
 STEPS = {
-    "bare: the eight columns": (BARE, _WRITTEN),
+    "heap without WAL: the eight columns, unlogged": (UNLOGGED, _WRITTEN),
+    "+ WAL: the bare table": (BARE, _WRITTEN),
     "+ id and created_at, made by the server": ("peers_made", _WRITTEN + _MADE),
     "+ primary key": ("peers_key", _WRITTEN + _MADE + _KEY),
     "+ checks": ("peers_checks", _WRITTEN + _MADE + _KEY + _CHECKS),
@@ -50,7 +52,7 @@ STEPS = {
 async def make_tables(db: DatabaseManager, sample: Batch) -> None:
     """Create all of them, and the partitions that the rows need."""
     for table, columns in STEPS.values():
-        await db.execute(f"CREATE TABLE {table} ({columns})")
+        await db.execute(f"CREATE {'UNLOGGED ' * (table == UNLOGGED)}TABLE {table} ({columns})")
     await add_reference_triggers(db, "peers_trigger", ("symbol_id", "symbols"))
     await db.execute(f"CREATE INDEX ON {GUIDE} (symbol_id, timestamp DESC)")
     await (await get_engine(db)).ensure_days(db, DEFAULT, sample.encoded.days)

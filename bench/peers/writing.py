@@ -47,13 +47,14 @@ async def compare_writing(
 ) -> Rounds:
     """Measure all of them; the tables are there already."""
     writers, skipped = await open_writers(db, (*WRITERS, CryptofeedBackend))
-    cases = {}
-    for writer in writers:
-        if isinstance(writer, CryptofeedBackend):
-            cases[writer.name] = _case(db, writer.table, writer, batches)
-            continue
-        for label, table in TABLES.items():
-            cases[case_name(label, writer.name)] = _case(db, table, writer, batches)
+    # Table by table, so that what is compared with the limit runs soon after it.
+    cases = {
+        case_name(label, writer.name): _case(db, table, writer, batches)
+        for label, table in TABLES.items()
+        for writer in writers
+        if not isinstance(writer, CryptofeedBackend)
+    }
+    cases |= {w.name: _case(db, w.table, w, batches) for w in writers if isinstance(w, CryptofeedBackend)}
     result = await interleave(cases, rounds, sum(map(len, batches)), progress)
     for writer in writers:
         await writer.close()
