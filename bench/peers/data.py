@@ -10,7 +10,7 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
-from pgtick._fast.encode import EncodedBatch, RowEncoder
+from pgtick._fast.encode import RowEncoder
 from pgtick.models import BookTickerSnapshot
 from pgtick.tables import BOOK_TICKERS
 
@@ -41,8 +41,8 @@ class Batch:
         return [tuple(Decimal(repr(v)) if type(v) is float else v for v in row) for row in self.floats]
 
     @cached_property
-    def encoded(self) -> EncodedBatch:
-        """The finished COPY BINARY stream."""
+    def encoded(self) -> Any:
+        """The finished COPY BINARY stream (an EncodedBatch)."""
         return RowEncoder(BOOK_TICKERS).encode(self.structs)
 
     @cached_property
@@ -66,7 +66,7 @@ class Batch:
 
     @cached_property
     def columns(self) -> dict[str, Any]:
-        """NumPy columns: times as datetime64[us], prices as float64; text as a list."""
+        """NumPy columns: times as datetime64[us], prices as float64; the type of update is one for all."""
         import numpy as np
 
         columns: dict[str, Any] = dict(zip(COLUMNS, zip(*self.floats, strict=True), strict=True))
@@ -76,7 +76,7 @@ class Batch:
             "symbol_id": np.array(columns["symbol_id"], np.int32),
             **{name: np.array(columns[name], np.float64) for name in NUMERIC_COLUMNS},
             "sequence_number": np.array(columns["sequence_number"], np.int64),
-            "update_type": list(columns["update_type"]),
+            "update_type": columns["update_type"][0],
         }
 
     def sorted(self) -> Batch:

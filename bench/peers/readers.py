@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import asyncpg
 
-from pgtick.connection import DatabaseManager
+from pgtick.connection import DatabaseManager, use_manager
 
 __all__ = ["LIMIT", "PGTICK_NUMPY", "READERS", "Adbc", "AsyncpgFetch", "ConnectorX", "Reader"]
 
@@ -59,19 +59,23 @@ class PgtickColumns(Reader):
     """The reader's module is looked for when it is opened, so that versions without it can be compared too."""
 
     name = PGTICK_NUMPY
-    function = "read_columns"
 
     async def open(self, db: DatabaseManager) -> None:
         self.db = db
-        self.function_ = getattr(importlib.import_module("pgtick.reader"), self.function)
+        self.read_columns = importlib.import_module("pgtick.reader").read_columns
 
     async def read(self, query: str) -> Any:
-        return await self.function_(query, db=self.db)
+        with use_manager(self.db):
+            return await self.read_columns(query)
 
 
 class PgtickArrow(PgtickColumns):
     name = "pgtick to Arrow"
-    function = "read_arrow"
+
+    async def read(self, query: str) -> Any:
+        import pyarrow
+
+        return pyarrow.table(await super().read(query))
 
 
 class ConnectorX(Reader):

@@ -204,6 +204,8 @@ def write_ladder(ladder: Ladder, folder: Path, command: str) -> None:
 
 
 def _server_cpu(rounds: Rounds, name: str, before: str | None = None) -> list[str]:
+    if name not in rounds.samples:
+        return ["skipped", ""]
     cpu = rounds.server_cpu_us(name)
     base = None if before is None else rounds.server_cpu_us(before)
     return ["" if cpu is None else f"{cpu:.2f}", "" if cpu is None or base is None else f"{cpu - base:+.2f}"]
@@ -213,15 +215,17 @@ def _ways(ladder: Ladder) -> str:
     names = ("parent, sorted", "partition", "partition, sorted")
     speeds = [
         [f"{n:,}", f"{each.rows_per_s('parent') / 1e3:.0f}"]
-        + [f"{each.speed(way, 'parent'):.2f}" for way in names]
+        + [f"{each.speed(way, 'parent'):.2f}" if way in each.samples else "skipped" for way in names]
         + [f"{each.noise('parent'):.0%}"]
         for n, each in ladder.ways.items()
     ]
-    costs_ = [[f"{n:,}", *(_server_cpu(each, way)[0] for way in ("parent", *names))] for n, each in ladder.ways.items()]
+    processor = [
+        [f"{n:,}", *(_server_cpu(each, way)[0] for way in ("parent", *names))] for n, each in ladder.ways.items()
+    ]
     return (
         _table(["rows a batch", "parent, krows/s", *names, "noise"], speeds)
         + "\nThe server's processor time, µs a row, which a busy machine disturbs less:\n\n"
-        + _table(["rows a batch", "parent", *names], costs_)
+        + _table(["rows a batch", "parent", *names], processor)
     )
 
 
