@@ -142,7 +142,11 @@ def _encoding(results: Results) -> str:
 def _rest(results: Results) -> str:
     imports = [[name, f"{results.imports.seconds(name) * 1e3:.0f} ms"] for name in results.imports.samples]
     disk = [[f"`{table}`", f"{size:.0f}"] for table, size in results.disk.items()]
-    return _table(["import", "median"], imports) + "\n" + _table(["table", "bytes a row, indexes included"], disk)
+    return (
+        _table(["import", "median, processor time"], imports)
+        + "\n"
+        + _table(["table", "bytes a row, indexes included"], disk)
+    )
 
 
 def write_comparison(results: Results, folder: Path, command: str) -> None:

@@ -94,7 +94,7 @@ async def compare(db: DatabaseManager, size: Size, progress: Progress) -> Result
     await make_tables(db, batches[0])
     progress("encoding")
     encoding = await costs.compare_encoding(batches[0], size.rounds)
-    imports = await costs.compare_imports(size.rounds)
+    imports = await costs.compare_imports(2 * size.rounds)
     progress("look-ups")
     lookups = await compare_lookups(5_000, size.rounds)
     writing = await compare_writing(db, batches, size.rounds, lambda name: progress(f"writing: {name}"))
