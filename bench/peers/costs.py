@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
+from operator import attrgetter
 
 from peers.data import Batch, make_rows, noon_yesterday
 from peers.ladder import copy_bytes
@@ -31,6 +33,7 @@ __all__ = [
     "compare_imports",
     "encode_by_size",
     "lookups_by_size",
+    "sorting_by_size",
 ]
 
 ENCODE = "pgtick RowEncoder, Structs with float prices"
@@ -160,6 +163,30 @@ def encode_by_size(sizes: tuple[int, ...], n_symbols: tuple[int, ...]) -> dict[t
         for size in sizes:
             rows = list(make_rows(size, symbols, noon_yesterday()))
             result[size, symbols] = (best(rows, size), best(rows, PIECE_ROWS))
+    return result
+
+
+def sorting_by_size(sizes: Iterable[int], n_symbols: int) -> dict[int, tuple[float, float]]:
+    """Return {rows: ns a row} of Python's sort by (symbol, time), and of NumPy's of the ids alone; best of five."""
+    import numpy as np
+
+    result = {}
+    for size in sizes:
+        rows = list(make_rows(size, n_symbols, noon_yesterday()))
+        ids = np.array([row.symbol_id for row in rows], np.int32)
+        sorts: tuple[Callable[[], object], ...] = (
+            partial(sorted, rows, key=attrgetter("symbol_id", "timestamp")),
+            partial(np.argsort, ids, kind="stable"),  # the rows arrive in order of time
+        )
+        times = []
+        for sort in sorts:
+            seconds = []
+            for _ in range(5):
+                start = time.thread_time()
+                sort()
+                seconds.append(time.thread_time() - start)
+            times.append(min(seconds) / size * 1e9)
+        result[size] = (times[0], times[1])
     return result
 
 

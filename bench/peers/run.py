@@ -86,6 +86,7 @@ class Ladder:
     facts: dict[str, str]
     steps: Rounds
     ways: dict[int, Rounds]
+    sorting: dict[int, tuple[float, float]]
 
 
 async def compare(db: DatabaseManager, size: Size, progress: Progress) -> Results:
@@ -144,4 +145,4 @@ async def compare_ladder(db: DatabaseManager, size: Size, progress: Progress) ->
     for batch_rows, n_rows in size.ways:
         progress(f"ways of {batch_rows}-row batches")
         ways[batch_rows] = await ways_of_a_batch(db, n_rows, batch_rows, size.n_symbols, size.rounds)
-    return Ladder(size, await describe(db), steps, ways)
+    return Ladder(size, await describe(db), steps, ways, costs.sorting_by_size(ways, size.n_symbols))

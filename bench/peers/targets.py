@@ -82,7 +82,7 @@ def _of_limit(results: Results) -> tuple[str, bool]:
 def _whole_system(peer: str, least: float) -> Measure:
     def measure(results: Results) -> tuple[str, bool]:
         ratio = results.writing.speed(_PGTICK_DEFAULT, peer)
-        return f"{ratio:.1f} ×", ratio >= least
+        return f"{ratio:.2f} ×", ratio >= least
 
     return measure
 
@@ -134,7 +134,8 @@ def _growth(results: Results) -> tuple[str, bool]:
     by_id = [rounds.seconds(lookups.BY_ID) for rounds in results.lookups_by_size.values()]
     growth = max(pieces) / min(pieces)
     return (
-        f"most / least a row: {growth:.2f} in batches, {max(once) / min(once):.2f} in one call; "
+        f"most / least a row up to {max(n for n, _ in results.encode_by_size):,} rows: "
+        f"{growth:.2f} in batches, {max(once) / min(once):.2f} in one call; "
         f"look-up by id {max(by_id) / min(by_id):.2f}",
         growth <= 1.5,
     )
