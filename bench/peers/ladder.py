@@ -81,7 +81,9 @@ async def climb(db: DatabaseManager, batches: list[Batch], rounds: int) -> Round
     cases = {PARSED: _case(db, BARE, batches, where="false")}
     cases |= {step: _case(db, table, batches) for step, (table, _) in STEPS.items()}
     cases[PARENT] = _case(db, DEFAULT, batches)
-    cases[PARTITION] = _case(db, await partition_of(db, batches[0]), batches)
+    partition = await partition_of(db, batches[0])
+    if partition is not None:
+        cases[PARTITION] = _case(db, partition, batches)
     by_symbol = [batch.sorted() for batch in batches]
     cases[SORTED] = _case(db, DEFAULT, by_symbol)
     for batch in (*batches, *by_symbol):
@@ -98,9 +100,9 @@ async def ways_of_a_batch(db: DatabaseManager, n_rows: int, batch_rows: int, n_s
     partition = await partition_of(db, batches[0])
     cases = {
         "parent": _case(db, DEFAULT, batches),
-        "partition": _case(db, partition, batches, DEFAULT),
         "parent, sorted": _case(db, DEFAULT, by_symbol),
-        "partition, sorted": _case(db, partition, by_symbol, DEFAULT),
-        "bare": _case(db, BARE, batches),
     }
+    if partition is not None:
+        cases["partition"] = _case(db, partition, batches, DEFAULT)
+        cases["partition, sorted"] = _case(db, partition, by_symbol, DEFAULT)
     return await interleave(cases, rounds, n_rows)
