@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire import HEADER, TRAILER, oracle
 
-from pgtick._fast.result import Columns
 from pgtick._fast.decode import CopyDecoder
+from pgtick._fast.result import Columns
 from pgtick.errors import DecodeError
 
 pytestmark = pytest.mark.core

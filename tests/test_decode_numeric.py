@@ -16,8 +16,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from wire import HEADER, TRAILER, decimal_texts, oracle
 
-from pgtick._fast.result import Columns
 from pgtick._fast.decode import CopyDecoder
+from pgtick._fast.result import Columns
 from pgtick.errors import DecodeError
 
 pytestmark = pytest.mark.core

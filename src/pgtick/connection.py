@@ -91,7 +91,7 @@ class DatabaseManager:
         return self._current() is not None
 
     @asynccontextmanager
-    async def _connection(self, *, resets: bool = True) -> AsyncIterator[Any]:
+    async def connection(self, *, resets: bool = True) -> AsyncIterator[Any]:
         """Yield the connection for one statement: the transaction's when it is this task's turn, or the pool's."""
         transaction = self._current()
         if transaction is None:
@@ -107,7 +107,7 @@ class DatabaseManager:
                     yield transaction.connection
                 return
         # The transaction ended before the turn came: what is asked after its end is outside of it.
-        async with self._connection() as connection:
+        async with self.connection() as connection:
             yield connection
 
     @contextmanager
@@ -216,12 +216,12 @@ class DatabaseManager:
 
     async def execute(self, query: str, *args: object) -> str:
         """Run a statement, or several when there are no arguments; return the last command tag."""
-        async with self._connection() as connection:
+        async with self.connection() as connection:
             return str(await connection.execute(query, *args))
 
     async def executemany(self, query: str, rows: Iterable[Sequence[object]]) -> None:
         """Run a statement once for each row of arguments, all or none."""
-        async with self._connection() as connection:
+        async with self.connection() as connection:
             await connection.executemany(query, rows)
 
     async def fetch(self, query: str, *args: object, resets: bool = True) -> list[asyncpg.Record]:
@@ -230,17 +230,17 @@ class DatabaseManager:
         ``resets=False``, here and below: the statement cannot have changed the session (no set_config, no lock of
         the session), so that the round trip that resets it for the next one is left out.
         """
-        async with self._connection(resets=resets) as connection:
+        async with self.connection(resets=resets) as connection:
             return list(await connection.fetch(query, *args))
 
     async def fetchrow(self, query: str, *args: object, resets: bool = True) -> asyncpg.Record | None:
         """Return the first row, or None."""
-        async with self._connection(resets=resets) as connection:
+        async with self.connection(resets=resets) as connection:
             return await connection.fetchrow(query, *args)
 
     async def fetchval(self, query: str, *args: object, resets: bool = True) -> Any:
         """Return the first column of the first row, or None."""
-        async with self._connection(resets=resets) as connection:
+        async with self.connection(resets=resets) as connection:
             return await connection.fetchval(query, *args)
 
     async def copy_records_to_table(
@@ -254,13 +254,13 @@ class DatabaseManager:
         for index, row in enumerate(rows):
             if len(row) != len(columns):
                 raise ValueError(f"{table}, row {index}: {len(row)} values for {len(columns)} columns")
-        async with self._connection() as connection:
+        async with self.connection() as connection:
             tag = await connection.copy_records_to_table(table, records=rows, columns=list(columns))
         return _count(tag)
 
     async def copy_binary_to_table(self, table: str, columns: Sequence[str], chunks: Iterable[bytes]) -> int:
         """Send a finished COPY BINARY stream; return the server's count."""
-        async with self._connection(resets=False) as connection:
+        async with self.connection(resets=False) as connection:
             tag = await connection.copy_to_table(
                 table, source=_async_chunks(chunks), columns=list(columns), format="binary"
             )

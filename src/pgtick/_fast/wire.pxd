@@ -45,6 +45,11 @@ cdef inline void put64(char *p, uint64_t value) noexcept nogil:
     put32(p + 4, <uint32_t>value)
 
 
+cdef inline uint16_t get16(const char *p) noexcept nogil:
+    cdef const uint8_t *b = <const uint8_t *>p
+    return <uint16_t>((b[0] << 8) | b[1])
+
+
 cdef inline uint32_t get32(const char *p) noexcept nogil:
     return (<uint32_t><uint8_t>p[0] << 24 | <uint32_t><uint8_t>p[1] << 16
             | <uint32_t><uint8_t>p[2] << 8 | <uint8_t>p[3])
@@ -77,17 +82,3 @@ cdef inline int put_field8(Buffer *out, uint64_t value) except -1 nogil:
     put64(out.data + out.size + 4, value)
     out.size += 12
     return 0
-
-
-cdef inline uint16_t get16(const char *p) noexcept nogil:
-    cdef const uint8_t *b = <const uint8_t *>p
-    return <uint16_t>((b[0] << 8) | b[1])
-
-
-cdef inline uint32_t get32(const char *p) noexcept nogil:
-    cdef const uint8_t *b = <const uint8_t *>p
-    return (<uint32_t>b[0] << 24) | (<uint32_t>b[1] << 16) | (<uint32_t>b[2] << 8) | b[3]
-
-
-cdef inline uint64_t get64(const char *p) noexcept nogil:
-    return (<uint64_t>get32(p) << 32) | get32(p + 4)

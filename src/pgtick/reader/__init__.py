@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from pgtick._fast.result import Columns
 from pgtick._fast.decode import CopyDecoder
+from pgtick._fast.result import Columns
 from pgtick.connection import get_db_manager
 from pgtick.errors import PgtickError, QueryError, StatementTimeoutError
 from pgtick.reader.layout import Decimal128, Decimals, Fixed, check_model, column_layout
@@ -136,7 +136,7 @@ async def _opened(
     """
     if "\0" in query:
         raise QueryError("query", "it holds NUL")
-    async with get_db_manager()._connection() as connection, connection.transaction():
+    async with get_db_manager().connection() as connection, connection.transaction():
         statement = await connection.prepare(query, name="")
         layout = column_layout(statement.get_attributes(), decimals)
         sql = await inline_parameters(connection, statement, query, args)
