@@ -35,8 +35,12 @@ def arrow_numbers(draw: st.DrawFn, n: int) -> tuple[Any, list[Any]]:
         scale = draw(st.integers(-5, digits))
         most = 10**digits - 1
         values = lists(draw, n, st.integers(-most, most) | st.integers(-(10**9), 10**9))
-        values = [v if v is None else Decimal((v < 0, tuple(map(int, str(abs(v)))), -scale)) for v in values]
-        return pa.array(values, getattr(pa, kind)(digits, scale)), values
+        # Not pa.array: it cannot make every decimal of a negative scale.
+        data = b"".join((v or 0).to_bytes(16 if digits == 38 else 32, "little", signed=True) for v in values)
+        valid = np.packbits(np.array([v is not None for v in values], bool), bitorder="little").tobytes()
+        buffers = [pa.py_buffer(valid), pa.py_buffer(data)]
+        array = pa.Array.from_buffers(getattr(pa, kind)(digits, scale), n, buffers)
+        return array, [v if v is None else Decimal(f"{v}e{-scale}") for v in values]
     if kind == "float64":
         values = lists(draw, n, st.floats())
         return pa.array(values, "f8", from_pandas=False), values

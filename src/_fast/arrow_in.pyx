@@ -15,6 +15,7 @@ from pgtick._fast.sources cimport (
 
 from pgtick.errors import PgtickError, ValidationError
 
+cdef const char *_EMPTY = ""
 cdef dict _INTS = {"c": 1, "C": 1, "s": 2, "S": 2, "i": 4, "I": 4, "l": 8, "L": 8}
 cdef dict _UNITS = {"s": ("s", 1000000, 1), "m": ("ms", 1000, 1), "u": ("us", 1, 1), "n": ("ns", 1, 1000)}
 cdef dict _NAMES = {
@@ -219,9 +220,12 @@ cdef int _fill(
             source.last = load_int(data + (array.offset + array.length) * source.width, source.width)
             if array.buffers[2] == NULL and source.last > source.first:
                 raise _broken(table, column, "no data")
-            source.data = <const char *>array.buffers[2]
+            # Where all are empty there need be no data; a pointer there must be all the same.
+            source.data = _EMPTY if array.buffers[2] == NULL else <const char *>array.buffers[2]
         return 0
-    source.data = data if kind == BIT else data + at * source.width
+    if data == NULL:
+        data = _EMPTY
+    source.data = data if kind == BIT or n == 0 else data + at * source.width
     if kind == VIEW:
         source.n_heaps = array.n_buffers - 3
         source.heaps = <const char **>&array.buffers[2]

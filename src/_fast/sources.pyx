@@ -29,6 +29,13 @@ cdef extern from *:
     PyObject *NONE "PGTICK_NONE"
 
 
+cdef inline PyObject *_item(const Source *source, Py_ssize_t i) noexcept nogil:
+    """Return the object at a place that need not be aligned."""
+    cdef PyObject *item
+    memcpy(&item, source.data + i * source.stride, sizeof(PyObject *))
+    return item
+
+
 cdef bint is_null(const Source *source, Py_ssize_t i) noexcept nogil:
     cdef Py_ssize_t bit, entry
     cdef PyObject *item
@@ -41,7 +48,7 @@ cdef bint is_null(const Source *source, Py_ssize_t i) noexcept nogil:
     if source.kind == NOTHING:
         return True
     if source.kind == OBJECT:
-        memcpy(&item, source.data + i * source.stride, sizeof(PyObject *))
+        item = _item(source, i)
         return item == NULL or item == NONE
     if source.has_nat:
         return load_int(source.data + i * source.stride, 8) == INT64_MIN
@@ -125,7 +132,7 @@ cdef int _constant(Buffer *out, Plan *plan, Source *source, Py_ssize_t i, Clock 
 
 cdef int _object(Buffer *out, Plan *plan, Source *source, Py_ssize_t i, Clock *clock) except -1 nogil:
     with gil:
-        return plan.put(out, plan, <object>(<PyObject **>(source.data + i * source.stride))[0], clock)
+        return plan.put(out, plan, <object>_item(source, i), clock)
 
 
 cdef int _python(Buffer *out, Plan *plan, Source *source, Py_ssize_t i, Clock *clock) except -1 nogil:
@@ -357,7 +364,7 @@ cdef object _value(Source *source, Py_ssize_t i, object time_unit):
     cdef Py_ssize_t n
     cdef int64_t number
     if source.kind == OBJECT:
-        return <object>(<PyObject **>p)[0]
+        return <object>_item(source, i)
     if source.kind in (INT, UINT):
         if _whole(source, i, &number):
             whole = <object>number
