@@ -119,8 +119,8 @@ class CcxtStore(FeedStore):
             timestamp=instant,
             symbol_id=symbol.id,
             funding_rate=_number(rate["fundingRate"]),
-            funding_time=instant if funding_ms is None else to_instant(funding_ms),
-            next_funding_time=None if next_ms is None else to_instant(next_ms),
+            funding_time=to_instant(funding_ms) if funding_ms else instant,
+            next_funding_time=to_instant(next_ms) if next_ms else None,
         )
         await self._add(FUNDING_RATES, row)
 
