@@ -14,7 +14,7 @@ import pytest
 
 from pgtick.config import DatabaseConfig
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).resolve().parent
 PROGRAMS = dict(
     zip(
         ("cryptofeed", "ccxt"),
@@ -70,13 +70,16 @@ TABLES = {"cryptofeed": "trade_snapshots", "ccxt": "book_ticker_snapshots"}
 
 
 @pytest.mark.parametrize("library", PROGRAMS)
-async def test_program_of_the_docs_stores_what_came_before_ctrl_c(config: DatabaseConfig, library: str) -> None:
+async def test_program_of_the_docs_stores_what_came_before_ctrl_c(
+    config: DatabaseConfig, library: str, tmp_path: Path
+) -> None:
     pytest.importorskip(library, reason=f"the extra {library} is not installed")
     environment = {**os.environ, "PGTICK_DSN": config.to_dsn(with_password=True), "PYTHONPATH": str(TESTS)}
     ran = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-c", VENUES[library] + PROGRAMS[library]],
         env=environment,
+        cwd=tmp_path,  # cryptofeed writes its log where it runs
         capture_output=True,
         text=True,
         timeout=120,
