@@ -76,8 +76,9 @@ async def test_ticker_without_sizes_has_none_and_one_without_a_side_is_no_row(db
     exchange = answer(gate(ccxt), **{"{settle}__tickers": [raw]})
     async with CcxtStore() as store:
         await store.ticker(exchange, exchange.fetch_ticker(SWAP), TIME_MS)
-        for bid in ("0", "0.000", None):
-            await store.ticker(exchange, exchange.parse_ticker({**raw, "highest_bid": bid}), TIME_MS)
+        empty = exchange.parse_ticker({**raw, "highest_bid": None})
+        for bid in (None, 0.0, "0.000"):  # what ccxt makes of no bid, and what venues write
+            await store.ticker(exchange, {**empty, "bid": bid}, TIME_MS)
         assert store.n_one_sided == 3
     rows = await _rows(db, BOOK_COLUMNS, "book_ticker_snapshots")
     assert rows == [("GATEIO_FUTURES", "BTC_USDT", INSTANT, "97000.1", None, "97000.2", None, "ticker")]

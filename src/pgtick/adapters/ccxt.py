@@ -24,7 +24,7 @@ from pgtick.adapters.ccxt_markets import MARKET_TYPES, exchange_enum, resolve_ma
 from pgtick.adapters.store import FeedStore, made_trade_id
 from pgtick.connection import DatabaseManager
 from pgtick.errors import ValidationError
-from pgtick.models import BalanceSnapshot, BookTickerSnapshot, CachedSymbol, FundingRateSnapshot, TradeSnapshot
+from pgtick.models import BalanceSnapshot, BookTickerSnapshot, FundingRateSnapshot, TradeSnapshot
 from pgtick.operations.exchanges import ensure_exchange
 from pgtick.tables import BALANCES, BOOK_TICKERS, FUNDING_RATES, TRADES
 
@@ -55,7 +55,7 @@ class CcxtStore(FeedStore):
         self.n_one_sided = 0
         self.n_rateless = 0
         self.n_unlisted: Counter[tuple[str, str]] = Counter()
-        self._symbols: dict[tuple[str, str], CachedSymbol] = {}
+        self._symbol_ids: dict[tuple[str, str], int] = {}
         self._exchange_ids: dict[str, int] = {}
         self._registering = asyncio.Lock()
         self._tops: dict[tuple[int, str], tuple[Any, ...]] = {}
@@ -86,17 +86,17 @@ class CcxtStore(FeedStore):
         seen: defaultdict[int, Counter[tuple[Any, ...]]] = defaultdict(Counter)
         for trade in _each(trades):
             self.n_events["trades"] += 1
-            symbol = await self._symbol(exchange, trade["symbol"])
-            if symbol is None:
+            symbol_id = await self._symbol_id(exchange, trade["symbol"])
+            if symbol_id is None:
                 continue
             instant = to_instant(trade.get("timestamp") or receipt_ms)
             price, quantity, side = _number(trade.get("price")), _number(trade.get("amount")), trade.get("side")
             trade_id = trade.get("id")
             if trade_id is None:
-                trade_id = made_trade_id(seen[symbol.id], instant, price, quantity, side)
+                trade_id = made_trade_id(seen[symbol_id], instant, price, quantity, side)
             row = TradeSnapshot(
                 timestamp=instant,
-                symbol_id=symbol.id,
+                symbol_id=symbol_id,
                 price=price,
                 quantity=quantity,
                 side=side,
@@ -110,14 +110,14 @@ class CcxtStore(FeedStore):
         if rate.get("fundingRate") is None:
             self.n_rateless += 1
             return
-        symbol = await self._symbol(exchange, rate["symbol"])
-        if symbol is None:
+        symbol_id = await self._symbol_id(exchange, rate["symbol"])
+        if symbol_id is None:
             return
         instant = to_instant(rate.get("timestamp") or receipt_ms)
         funding_ms, next_ms = rate.get("fundingTimestamp"), rate.get("nextFundingTimestamp")
         row = FundingRateSnapshot(
             timestamp=instant,
-            symbol_id=symbol.id,
+            symbol_id=symbol_id,
             funding_rate=_number(rate["fundingRate"]),
             funding_time=to_instant(funding_ms) if funding_ms else instant,
             next_funding_time=to_instant(next_ms) if next_ms else None,
@@ -163,18 +163,18 @@ class CcxtStore(FeedStore):
         if _absent(top[0]) or _absent(top[2]):
             self.n_one_sided += 1
             return
-        symbol = await self._symbol(exchange, name)
-        if symbol is None:
+        symbol_id = await self._symbol_id(exchange, name)
+        if symbol_id is None:
             return
-        last = self._tops.get((symbol.id, kind), ())
+        last = self._tops.get((symbol_id, kind), ())
         if last[:4] == top:
             self.n_unchanged += 1
             return
-        self._tops[symbol.id, kind] = (*top, ms, nonce)
+        self._tops[symbol_id, kind] = (*top, ms, nonce)
         bid_price, bid_qty, ask_price, ask_qty = map(_number, top)
         row = BookTickerSnapshot(
             timestamp=to_instant(ms),
-            symbol_id=symbol.id,
+            symbol_id=symbol_id,
             bid_price=bid_price,
             bid_qty=bid_qty,
             ask_price=ask_price,
@@ -185,21 +185,21 @@ class CcxtStore(FeedStore):
         )
         await self._add(BOOK_TICKERS, row)
 
-    async def _symbol(self, exchange: Any, name: str) -> CachedSymbol | None:
+    async def _symbol_id(self, exchange: Any, name: str) -> int | None:
         key = (exchange.id, name)
-        if key in self._symbols:
-            return self._symbols[key]
+        if key in self._symbol_ids:
+            return self._symbol_ids[key]
         market = (exchange.markets or {}).get(name)
         if market is None or market["type"] not in MARKET_TYPES:
             self._not_stored(key, "it is not among the exchange's loaded markets")
             return None
         async with self._registering:
-            if key not in self._symbols:
+            if key not in self._symbol_ids:
                 try:
-                    self._symbols[key] = await resolve_market(exchange, market)
+                    self._symbol_ids[key] = await resolve_market(exchange, market)
                 except ValidationError as error:
                     self._not_stored(key, error)
-        return self._symbols.get(key)
+        return self._symbol_ids.get(key)
 
     def _not_stored(self, key: tuple[str, str], reason: object) -> None:
         if key not in self.n_unlisted:

@@ -8,7 +8,6 @@ from decimal import Decimal
 from typing import Any
 
 from pgtick.errors import ValidationError
-from pgtick.models import CachedSymbol
 from pgtick.operations.symbols import ensure_symbol, resolve_symbol
 
 __all__ = ["MARKET_TYPES", "exchange_enum", "market_details", "resolve_market", "to_instant"]
@@ -74,16 +73,15 @@ def market_details(market: Mapping[str, Any], precision_mode: int) -> dict[str, 
     }
 
 
-async def resolve_market(exchange: Any, market: Mapping[str, Any]) -> CachedSymbol:
-    """Return the market's symbol, registered if it is new, its details brought up to date."""
+async def resolve_market(exchange: Any, market: Mapping[str, Any]) -> int:
+    """Return the id of the market's symbol, registered if it is new, its details brought up to date."""
     names = (market["base"], market["quote"], str(market["id"]))
     enum = exchange_enum(exchange.id, market["type"])
     details = market_details(market, exchange.precisionMode)
     found = await resolve_symbol(enum, *names, **details)
     if any(value is not None and value != getattr(found, name) for name, value in details.items()):
         await ensure_symbol(found.exchange_id, *names, **details)
-        found = await resolve_symbol(enum, *names)
-    return found
+    return found.id
 
 
 def _decimal(value: Any) -> Decimal | None:
