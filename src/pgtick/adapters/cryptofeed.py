@@ -19,14 +19,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-import msgspec
-
-from pgtick._fast.encode import content_number
+from pgtick.adapters.store import FeedStore, made_trade_id
 from pgtick.connection import DatabaseManager
 from pgtick.models import BookTickerSnapshot, CachedSymbol, FundingRateSnapshot, TradeSnapshot
 from pgtick.operations.symbols import resolve_symbol
 from pgtick.tables import BOOK_TICKERS, FUNDING_RATES, TRADES
-from pgtick.writer import Writer
 
 __all__ = ["CryptofeedStore", "exchange_enum", "to_instant"]
 
@@ -56,7 +53,7 @@ def exchange_enum(feed_id: str, instrument_type: str) -> str:
     return feed_id if feed_id.endswith(f"_{market}") else f"{feed_id}_{market}"
 
 
-class CryptofeedStore:
+class CryptofeedStore(FeedStore):
     """Collects what cryptofeed hands over and stores it through a Writer.
 
     ``n_events`` counts by channel what was handed over; ``n_unchanged`` the book updates that left best bid
@@ -74,13 +71,11 @@ class CryptofeedStore:
         on_row: Callable[[str, object], None] | None = None,
         **writer_options: Any,
     ) -> None:
-        self.writer = Writer(db, **writer_options)
-        self.n_events: Counter[str] = Counter()
+        super().__init__(db, on_row=on_row, **writer_options)
         self.n_unchanged = 0
         self.n_one_sided = 0
         self.n_untimed = 0
         self._recorded = recorded
-        self._on_row = on_row
         self._symbols: dict[tuple[str, str], CachedSymbol] = {}
         self._registering = asyncio.Lock()
         self._tops: dict[int, tuple[Any, ...]] = {}
@@ -196,21 +191,6 @@ class CryptofeedStore:
             ),
         )
 
-    async def close(self) -> None:
-        """Store what waits."""
-        await self.writer.close()
-
-    async def __aenter__(self) -> CryptofeedStore:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def _add(self, table: Any, row: msgspec.Struct) -> None:
-        if self._on_row is not None:
-            self._on_row(table.name, row)
-        await self.writer.add(table, row)
-
     async def _symbol(self, event: Any) -> CachedSymbol:
         key = (event.exchange, event.symbol)
         found = self._symbols.get(key)
@@ -220,15 +200,12 @@ class CryptofeedStore:
         return found
 
     def _made_id(self, symbol_id: int, instant: datetime, event: Any) -> str:
-        # No id from the venue: content and occurrence within the instant, so that two like trades in one
-        # instant are two, and the same message of an earlier instant, delivered again, is a duplicate.
+        # Only the newest instant's: the same message of an earlier one, delivered again, is a duplicate.
         known, seen = self._instants.get(symbol_id, (None, Counter()))
         if known != instant:
             seen = Counter()
             self._instants[symbol_id] = (instant, seen)
-        content = (str(event.price), str(event.amount), event.side)
-        seen[content] += 1
-        return str(content_number("|".join((instant.isoformat(), *content, str(seen[content]))).encode()))
+        return made_trade_id(seen, instant, event.price, event.amount, event.side)
 
 
 def _raw(event: Any) -> dict[str, Any]:
