@@ -10,7 +10,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t
 
 from pgtick._fast.batch cimport MAX_KEYS, EncodedBatch
 from pgtick._fast.columns cimport PY_SSIZE_T_MAX, Columns, open_columns
@@ -20,11 +20,8 @@ from pgtick._fast.times cimport set_clock
 from pgtick._fast.values cimport make_plan
 from pgtick._fast.wire cimport Buffer, put16, put32, reserve
 
-import struct
-from datetime import date as _date, datetime as _datetime, timedelta as _timedelta, timezone as _timezone
-from decimal import Decimal as _Decimal
-from uuid import UUID as _UUID
-
+from pgtick._fast.decode import CopyDecoder as _CopyDecoder
+from pgtick._fast.result import READABLE_TYPES as _READABLE_TYPES
 from pgtick.errors import RowError
 
 cdef extern from *:
@@ -54,40 +51,12 @@ cdef extern from "Python.h":
     bint PyDict_Check(object) noexcept
     PyObject *PyDict_GetItemWithError(object, object) except? NULL
 
-cdef object _EPOCH = _datetime(2000, 1, 1, tzinfo=_timezone.utc)
+cdef dict _OIDS = {name: oid for oid, name in _READABLE_TYPES.items()}
 
 
 def content_number(data: bytes) -> int:
     """Return the negative 63-bit number that stands for the content."""
     return number_of(xxh64(<const uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)))
-
-
-def _read_numeric(bytes data):
-    n, weight, sign, scale = struct.unpack_from(">HhHH", data)
-    digits = "".join([f"{group:04d}" for group in struct.unpack_from(f">{n}H", data, 8)]) or "0"
-    if n:
-        shift = 4 * (weight - n + 1) + scale
-        digits = digits + "0" * shift if shift >= 0 else digits[:shift]
-    return _Decimal(f"{'-' if sign else ''}{digits}E-{scale}")
-
-
-# What canonical() reads back; a type's wire form is that of values.pyx.
-cdef dict _READ = {
-    "bool": lambda data: data == b"\x01",
-    "bytea": bytes,
-    "date": lambda data: _date(2000, 1, 1) + _timedelta(int.from_bytes(data, "big", signed=True)),
-    "float4": lambda data: struct.unpack(">f", data)[0],
-    "float8": lambda data: struct.unpack(">d", data)[0],
-    "int2": lambda data: int.from_bytes(data, "big", signed=True),
-    "int4": lambda data: int.from_bytes(data, "big", signed=True),
-    "int8": lambda data: int.from_bytes(data, "big", signed=True),
-    "jsonb": lambda data: data[1:].decode(),
-    "numeric": _read_numeric,
-    "text": bytes.decode,
-    "timestamptz": lambda data: _EPOCH + _timedelta(microseconds=int.from_bytes(data, "big", signed=True)),
-    "uuid": lambda data: _UUID(bytes=data),
-    "varchar": bytes.decode,
-}
 
 
 @cython.final
@@ -220,17 +189,14 @@ cdef class RowEncoder:
 
     def values(self, EncodedBatch batch not None, Py_ssize_t row):
         """Return the values of a batch's row in wire order as they will be read back."""
-        cdef const char *p
-        cdef int32_t length
-        cdef Py_ssize_t place = 0
         if not 0 <= row < batch.n:
             raise IndexError(f"no row {row} in a batch of {batch.n}")
-        values = []
-        for column in self.columns:
-            p = batch.field(row, place, &length)
-            values.append(None if length < 0 else _READ[column.type](p[:length]))
-            place += 1
-        return tuple(values)
+        decoder = _CopyDecoder([(column.name, _OIDS[column.type], ("decimal",)) for column in self.columns])
+        for chunk in batch.chunks(row, row + 1):
+            decoder.feed(chunk)
+        decoder.finish()
+        result = decoder.take()
+        return tuple([result.objects(name)[0] for name in self.names])
 
     cdef _Layout _layout(self, object cls):
         cdef _Layout layout = self.layouts.get(cls)
