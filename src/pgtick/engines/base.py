@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -57,6 +57,10 @@ class Engine(ABC):
 
     async def make_ahead(self, db: DatabaseManager, days: int = 3) -> None:  # noqa: B027
         """See to it that rows of today and the next days find their place, in every time-series table."""
+
+    def copy_target(self, db: DatabaseManager, table: str, days: Collection[int]) -> str:
+        """Return the table that a large batch of rows of these days is best copied into: it, or a part of it."""
+        return table
 
     def forget(self, table: str) -> None:  # noqa: B027
         """Forget what is remembered of the table, because the server says otherwise (23514 without a constraint)."""

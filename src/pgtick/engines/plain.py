@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -22,9 +22,9 @@ _SUFFIX = "_p%Y%m%d"
 _MAX_NAME_BYTES = 63 - len("_p20260101")  # PostgreSQL cuts longer names, and all days would be one
 
 _PARTITIONS = r"""
-SELECT name, (regexp_match(bounds, 'FROM \(''([^'']+)'))[1]::timestamptz AS start,
+SELECT name, relname, (regexp_match(bounds, 'FROM \(''([^'']+)'))[1]::timestamptz AS start,
        (regexp_match(bounds, 'TO \(''([^'']+)'))[1]::timestamptz AS stop
-FROM (SELECT c.oid::regclass::text AS name, pg_get_expr(c.relpartbound, c.oid) AS bounds
+FROM (SELECT c.oid::regclass::text AS name, c.relname::text AS relname, pg_get_expr(c.relpartbound, c.oid) AS bounds
       FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid
       WHERE inhparent = quote_ident($1)::regclass AND NOT inhdetachpending) p
 WHERE bounds <> 'DEFAULT' ORDER BY start
@@ -40,9 +40,10 @@ SELECT tgargs FROM pg_trigger WHERE tgrelid = quote_ident($1)::regclass AND tgna
 
 
 class _Partition(msgspec.Struct, frozen=True):
-    """``name`` is quoted where need be; a bound that is None has no end."""
+    """``name`` is quoted and qualified where need be, ``relname`` not; a bound that is None has no end."""
 
     name: str
+    relname: str
     start: datetime | None
     stop: datetime | None
 
@@ -59,7 +60,7 @@ class PlainEngine(Engine):
     name = "plain"
 
     def __init__(self) -> None:
-        self._known: dict[str, set[int]] = {}
+        self._known: dict[str, dict[int, str]] = {}  # table: {day: its partition}
 
     async def create(
         self, db: DatabaseManager, table: str, columns: str, *, chunk: timedelta, retention: timedelta
@@ -72,17 +73,31 @@ class PlainEngine(Engine):
 
     async def ensure_days(self, db: DatabaseManager, table: str, days: Iterable[int]) -> None:
         """Make the partitions of these days where they are missing."""
-        known = self._known.setdefault(table, set())
-        missing = sorted(set(days) - known)
+        known = self._known.setdefault(table, {})
+        missing = sorted(set(days) - known.keys())
         if not missing:
             return
         partitions = await _partitions(db, table)
         for day in missing:
             start = _EPOCH + day * _DAY
-            if not any(partition.holds_day(start) for partition in partitions):
-                await _make_partition(db, table, start)
+            name = next((partition.relname for partition in partitions if partition.holds_day(start)), None)
+            if name is None:
+                name = await _make_partition(db, table, start)
             if not db.in_transaction:  # a rolled-back partition is not there
-                known.add(day)
+                known[day] = name
+
+    def copy_target(self, db: DatabaseManager, table: str, days: Collection[int]) -> str:
+        """Return the day's partition where all rows are of one day, and the partition is one of pgtick's.
+
+        On the parent a statement trigger makes COPY insert row by row; the partition, which carries the trigger
+        itself, takes them by the thousand (docs/profile.md). Before PostgreSQL 17 an identity column of the parent
+        numbers no rows there.
+        """
+        if len(days) != 1 or db.server_version < 170000:
+            return table
+        (day,) = days
+        own = table + (_EPOCH + day * _DAY).strftime(_SUFFIX)
+        return own if self._known.get(table, {}).get(day) == own else table
 
     async def make_ahead(self, db: DatabaseManager, days: int = 3) -> None:
         """Make the partitions of today and the next days for every time-series table."""
@@ -118,13 +133,13 @@ async def _partitions(db: DatabaseManager, table: str) -> list[_Partition]:
     return [_Partition(**record) for record in await db.fetch(_PARTITIONS, table)]
 
 
-async def _make_partition(db: DatabaseManager, table: str, start: datetime) -> None:
+async def _make_partition(db: DatabaseManager, table: str, start: datetime) -> str:
     partition = table + start.strftime(_SUFFIX)
     async with db.transaction():
         # Two processes that make the same day wait for each other here, not in a deadlock or a refusal.
         await db.execute("SELECT pg_advisory_xact_lock(hashtext($1))", f"pgtick partition {table}")
         if await db.fetchval(_IS_PARTITION, table, partition):
-            return  # the other one was first
+            return partition  # the other one was first
         # Attached, not made as PARTITION OF: that would wait for every reader of the table, and everybody behind it.
         child, parent = quote_identifier(partition), quote_identifier(table)
         await db.execute(f"CREATE TABLE {child} (LIKE {parent} INCLUDING ALL EXCLUDING IDENTITY)")
@@ -135,3 +150,4 @@ async def _make_partition(db: DatabaseManager, table: str, start: datetime) -> N
             f"ALTER TABLE {parent} ATTACH PARTITION {child} "
             f"FOR VALUES FROM ('{start.isoformat()}') TO ('{(start + _DAY).isoformat()}')"
         )
+    return partition
