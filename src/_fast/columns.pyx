@@ -21,8 +21,7 @@ from pgtick._fast.wire cimport Buffer, put16, put32, reserve
 
 from collections.abc import Mapping
 
-import numpy as _np
-
+from pgtick._fast.lazy_numpy import numpy as _np
 from pgtick.errors import ValidationError
 
 

@@ -6,8 +6,7 @@ from pgtick._fast.sources cimport (
     BOOL, CHARS, DAY, FIXED, FLOAT, INT, OBJECT, TIME, UCS4, UINT, Piece,
 )
 
-import numpy as _np
-
+from pgtick._fast.lazy_numpy import numpy as _np
 from pgtick.errors import ValidationError
 
 #: µs of a unit; the units below are its fractions.

@@ -22,8 +22,7 @@ from pgtick._fast.kinds cimport (
 from pgtick._fast.memory cimport resize
 from pgtick._fast.objects cimport value_object
 
-import numpy as _np
-
+from pgtick._fast.lazy_numpy import numpy as _np
 from pgtick.errors import DecodeError as _DecodeError
 
 cdef extern from "Python.h":

@@ -20,7 +20,7 @@ from pgtick._fast.wire cimport Buffer, put32, reserve
 
 from decimal import Decimal as _Decimal
 
-import numpy as _np
+from pgtick._fast.lazy_numpy import numpy as _np
 
 cdef extern from *:
     """
