@@ -1,7 +1,7 @@
 """Compile the core; every other fact about the package lives in pyproject.toml.
 
-PGTICK_BUILD=trace builds it for line coverage (.ci/coverage), PGTICK_BUILD=sanitize with AddressSanitizer and
-UndefinedBehaviorSanitizer (.ci/sanitize).
+PGTICK_BUILD=trace builds it for line coverage (.ci/core trace), PGTICK_BUILD=sanitize with AddressSanitizer and
+UndefinedBehaviorSanitizer (.ci/core sanitize).
 """
 
 import os

@@ -69,10 +69,12 @@ CREATE FUNCTION pgtick_check_references() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     missing bigint;
 BEGIN
-    -- Arguments come in pairs: column, referenced table. One look at the distinct ids of the whole statement.
+    -- Arguments come in pairs: column, referenced table, which lies in the table's own schema: what a session has in
+    -- its search_path, or made as a temporary table, is not asked. One look at the distinct ids of the whole statement.
     FOR i IN 0 .. TG_NARGS - 1 BY 2 LOOP
         EXECUTE format('SELECT n.id FROM (SELECT DISTINCT %1$I AS id FROM incoming) n WHERE n.id IS NOT NULL '
-                       'AND NOT EXISTS (SELECT FROM %2$I r WHERE r.id = n.id) LIMIT 1', TG_ARGV[i], TG_ARGV[i + 1])
+                       'AND NOT EXISTS (SELECT FROM %2$I.%3$I r WHERE r.id = n.id) LIMIT 1',
+                       TG_ARGV[i], TG_TABLE_SCHEMA, TG_ARGV[i + 1])
             INTO missing;
         IF missing IS NOT NULL THEN
             RAISE EXCEPTION '% of %: there is no row % in %', TG_ARGV[i], TG_TABLE_NAME, missing, TG_ARGV[i + 1]
@@ -96,7 +98,7 @@ CREATE TRIGGER keep_id BEFORE UPDATE ON symbols FOR EACH ROW WHEN (OLD.id <> NEW
 CREATE TRIGGER touch BEFORE UPDATE ON symbols FOR EACH ROW EXECUTE FUNCTION pgtick_touch();
 CREATE TRIGGER notify AFTER INSERT OR UPDATE ON symbols FOR EACH ROW EXECUTE FUNCTION pgtick_notify_symbol();
 
-INSERT INTO pgtick_migrations (namespace, id, name, checksum) VALUES ('pgtick', '001', 'exchanges_and_symbols', '12bc546ea755d6532bcff671650cdc7065517313f70e7fa699c11ffbe45afd02');
+INSERT INTO pgtick_migrations (namespace, id, name, checksum) VALUES ('pgtick', '001', 'exchanges_and_symbols', 'e4386330af6b8f862132532cec932667c888b958c7d922b23206af8a4ff71732');
 
 -- pgtick/002_book_tickers_and_trades
 

@@ -63,10 +63,12 @@ CREATE FUNCTION pgtick_check_references() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     missing bigint;
 BEGIN
-    -- Arguments come in pairs: column, referenced table. One look at the distinct ids of the whole statement.
+    -- Arguments come in pairs: column, referenced table, which lies in the table's own schema: what a session has in
+    -- its search_path, or made as a temporary table, is not asked. One look at the distinct ids of the whole statement.
     FOR i IN 0 .. TG_NARGS - 1 BY 2 LOOP
         EXECUTE format('SELECT n.id FROM (SELECT DISTINCT %1$I AS id FROM incoming) n WHERE n.id IS NOT NULL '
-                       'AND NOT EXISTS (SELECT FROM %2$I r WHERE r.id = n.id) LIMIT 1', TG_ARGV[i], TG_ARGV[i + 1])
+                       'AND NOT EXISTS (SELECT FROM %2$I.%3$I r WHERE r.id = n.id) LIMIT 1',
+                       TG_ARGV[i], TG_TABLE_SCHEMA, TG_ARGV[i + 1])
             INTO missing;
         IF missing IS NOT NULL THEN
             RAISE EXCEPTION '% of %: there is no row % in %', TG_ARGV[i], TG_TABLE_NAME, missing, TG_ARGV[i + 1]

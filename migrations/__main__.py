@@ -29,7 +29,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("id", nargs="?", help='the migration that down takes back: "004", or "folder/001"')
     parser.add_argument("--destructive", action="store_true", help="yes, let down drop tables with their rows")
     parser.add_argument("--dsn", help="the database; otherwise as in the environment")
-    parser.add_argument("--folder", action="append", default=[], help="migrations of your own; may be repeated")
+    parser.add_argument(
+        "--folder",
+        action="append",
+        default=[],
+        help="your migrations, not those of POSTGRES_MIGRATION_FOLDERS; repeat it",
+    )
     parser.add_argument("--engine", default="timescale", choices=["timescale", "plain"], help="for sql")
     parser.add_argument("--server-version", type=int, default=18, help="PostgreSQL's major version, for sql")
     return parser
@@ -39,7 +44,9 @@ async def _run(arguments: argparse.Namespace) -> str:
     if arguments.action == "sql":
         return str(await render_sql(arguments.engine, arguments.server_version, arguments.folder))
     config = DatabaseConfig.from_dsn(arguments.dsn) if arguments.dsn else HftConfig().get_database_config()
-    db = await open_manager(msgspec.structs.replace(config, migration_folders=tuple(arguments.folder)))
+    if arguments.folder:
+        config = msgspec.structs.replace(config, migration_folders=tuple(arguments.folder))
+    db = await open_manager(config)
     try:
         with use_manager(db):
             result: Any

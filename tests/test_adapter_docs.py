@@ -23,9 +23,11 @@ PROGRAMS = dict(
     )
 )
 # The venue sends two events and the user presses Ctrl-C.
+# A background job of a shell inherits an ignored SIGINT, and so would these programs.
 VENUES = {
     "cryptofeed": """
 import asyncio, json, os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from cryptofeed import FeedHandler
 from cryptofeed.symbols import Symbols
 
@@ -45,6 +47,7 @@ FeedHandler.run = run
 """,
     "ccxt": """
 import asyncio, os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import ccxt.pro
 from ccxt_venues import BINANCE_MARKETS
 

@@ -315,8 +315,8 @@ async def test_older_answer_never_overwrites_a_newer_one(
     symbol_id = await other.symbol(await other.exchange(), "OLD")
     answered, go_on, fetch = asyncio.Event(), asyncio.Event(), deaf.fetch
 
-    async def fetch_and_dawdle(query: str, *args: object) -> list[asyncpg.Record]:
-        rows = await fetch(query, *args)
+    async def fetch_and_dawdle(query: str, *args: object, resets: bool = True) -> list[asyncpg.Record]:
+        rows = await fetch(query, *args, resets=resets)
         if not answered.is_set():
             answered.set()
             await go_on.wait()

@@ -36,6 +36,8 @@ def start(*arguments: str, blocked: str = "", folder: Path | None = None) -> sub
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        # A background job of a shell inherits an ignored SIGINT, and so would this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
 
 

@@ -328,3 +328,14 @@ def test_sslrootcert_that_cannot_be_read_is_named(tmp_path: Path, text: str | No
 def test_pooler_switches_the_statement_cache_off() -> None:
     assert remote().connect_kwargs()["statement_cache_size"] == 100
     assert remote(pooler=True).connect_kwargs()["statement_cache_size"] == 0
+
+
+def test_password_file_that_is_not_utf8_is_named_without_its_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "pgpass"
+    file.write_bytes(b"*:*:*:*:s3cret\xff")
+    file.chmod(0o600)
+    config = DatabaseConfig(host="db.test", database="d", user="u", passfile=str(file), sslmode="disable")
+    with pytest.raises(ConfigError, match=r"passfile: .* is not UTF-8") as caught:
+        config.connect_kwargs()
+    assert caught.value.__cause__ is None
+    assert "s3cret" not in str(caught.value)

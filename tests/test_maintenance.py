@@ -80,7 +80,7 @@ async def test_service_makes_partitions_ahead(config: DatabaseConfig) -> None:
         await wait_until(lambda: is_there(db, name))
 
 
-async def test_service_waits_an_interval_before_its_first_run(config: DatabaseConfig) -> None:
+async def test_service_does_not_drop_anything_at_its_very_start(config: DatabaseConfig) -> None:
     async with service(config, maintenance_interval_s=3600.0) as db:
         assert len(tasks()) == 1
         await asyncio.sleep(0.3)

@@ -19,8 +19,8 @@ import pytest
 from pgtick.config import DatabaseConfig
 from pgtick.connection import DatabaseManager, initialize_database, open_manager, use_manager
 from pgtick.errors import MigrationError
+from pgtick.migration_files import discover
 from pgtick.migrator import (
-    discover,
     get_available_migrations,
     rollback_migration,
     run_migration,
@@ -471,3 +471,22 @@ def test_command_that_cannot_be_done_is_a_message_and_an_exit_code(arguments: li
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
     assert "s3cret" not in result.stderr
+
+
+def test_functions_open_the_environment_s_database_where_none_is_open(dsn: str) -> None:
+    program = (
+        "import asyncio\n"
+        "from pgtick.migrations import get_available_migrations, rollback_migration, run_pending_migrations\n"
+        "print(len(asyncio.run(run_pending_migrations())))\n"
+        "print(asyncio.run(rollback_migration('004', destructive=True))['success'])\n"
+        "print([row['state'] for row in asyncio.run(get_available_migrations())])\n"
+    )
+    environment = {**os.environ, "PGTICK_DSN": dsn}
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert ran.stdout.splitlines() == ["4", "True", "['applied', 'applied', 'applied', 'pending']"], ran.stderr
+
+
+def test_command_takes_the_environment_s_folders(dsn: str, mine: Path) -> None:
+    write(mine, "001_a.py", "CREATE TABLE a (x int)")
+    result = command("up", PGTICK_DSN=dsn, POSTGRES_MIGRATION_FOLDERS=str(mine))
+    assert json.loads(result.stdout) == [*BUILT_IN, "mine/001_a"]

@@ -19,7 +19,8 @@ from pgtick import migrator
 from pgtick.config import DatabaseConfig
 from pgtick.connection import open_manager
 from pgtick.errors import MigrationError
-from pgtick.migrator import discover, run_pending_migrations
+from pgtick.migration_files import discover
+from pgtick.migrator import run_pending_migrations
 
 BUILT_IN = [migration.label for migration in discover()]
 

@@ -212,3 +212,19 @@ async def test_a_miss_falls_through_to_the_database(db: DatabaseManager) -> None
     assert found is not None
     assert found.symbol_base == "BTC"
     assert await pgtick.get_cached_symbol_by_id(999_999) is None
+
+
+async def test_relisting_what_is_no_symbol_or_listed_again_already_names_the_rule(db: DatabaseManager) -> None:
+    with pytest.raises(ValidationError, match="must be a symbol's id"):
+        await symbols.relist_symbol(99_999)
+    old = await make_symbol()
+    new = await symbols.relist_symbol(old)
+    with pytest.raises(ValidationError, match="cannot be listed again"):
+        await symbols.relist_symbol(old)
+    assert [symbol.id for symbol in await symbols.list_symbols(active_only=True)] == [new]
+
+
+async def test_symbol_without_a_name_is_refused(db: DatabaseManager) -> None:
+    exchange_id = await exchanges.ensure_exchange("GATEIO_SPOT")
+    with pytest.raises(ValidationError, match=r"symbols\.symbol_base: '' must not be empty"):
+        await symbols.ensure_symbol(exchange_id, "", "USDT")

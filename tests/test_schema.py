@@ -284,3 +284,18 @@ async def test_one_orphan_refuses_its_whole_statement(seeded: DatabaseManager) -
             "funding_rate_snapshots", rows, ("timestamp", "symbol_id", "funding_rate", "funding_time")
         )
     assert await seeded.fetchval("SELECT count(*) FROM funding_rate_snapshots") == 0
+
+
+async def test_references_do_not_depend_on_the_session_s_search_path(seeded: DatabaseManager) -> None:
+    insert_row = (
+        "INSERT INTO public.funding_rate_snapshots (timestamp, symbol_id, funding_rate, funding_time) "
+        f"VALUES ('{NOW.isoformat()}', $1, 0, now())"
+    )
+    async with seeded.transaction():
+        await seeded.execute("SET LOCAL search_path = ''")
+        await seeded.execute(insert_row, 1)
+    async with seeded.acquire() as connection:
+        await connection.execute("CREATE TEMPORARY TABLE symbols (id int); INSERT INTO symbols VALUES (999)")
+        with pytest.raises(asyncpg.ForeignKeyViolationError):
+            await connection.execute(insert_row, 999)
+        await connection.execute("DROP TABLE pg_temp.symbols")

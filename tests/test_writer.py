@@ -120,12 +120,12 @@ async def test_writer_waits_at_its_cap_for_rows_under_way(db: DatabaseManager, s
     async with db.acquire() as connection, connection.transaction():
         await connection.execute(f"LOCK TABLE {BOOK_TICKERS.name} IN SHARE MODE")
         writer = Writer(max_rows=1000, max_age_s=60, max_buffered=5)
-        for row in rows_of(symbol_id, *range(4)):
+        for row in rows_of(symbol_id, *range(5)):
             await writer.add(BOOK_TICKERS, row)
         flush = asyncio.create_task(writer.flush())
         await asyncio.sleep(0.1)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(writer.add(BOOK_TICKERS, ticker(symbol_id, sequence_number=4)), 0.2)
+        with pytest.raises(TimeoutError):  # and what was not accepted is not stored
+            await asyncio.wait_for(writer.add(BOOK_TICKERS, ticker(symbol_id, sequence_number=5)), 0.2)
     await flush
     await writer.close()
     assert writer.totals[BOOK_TICKERS.name].n_stored == writer.n_accepted == 5
@@ -195,3 +195,17 @@ async def test_rows_of_a_lost_connection_are_kept_and_stored_by_the_next_flush(
         assert (writer.totals[BOOK_TICKERS.name].n_stored, writer.n_waiting) == (100, 0)
     finally:
         await own.close()
+
+
+async def test_outage_costs_no_row_and_the_cap_is_one(db: DatabaseManager, symbol_id: int) -> None:
+    writer = Writer(db, max_rows=10, max_age_s=60, max_buffered=30)
+    await db.execute(f"ALTER TABLE {BOOK_TICKERS.name} RENAME TO away")
+    for row in rows_of(symbol_id, *range(30)):
+        await writer.add(BOOK_TICKERS, row)
+    with pytest.raises(asyncpg.PostgresError):
+        await writer.add(BOOK_TICKERS, *rows_of(symbol_id, 30))
+    assert (writer.n_accepted, writer.n_waiting) == (30, 30)
+    await db.execute(f"ALTER TABLE away RENAME TO {BOOK_TICKERS.name}")
+    await writer.add(BOOK_TICKERS, *rows_of(symbol_id, 30))
+    await writer.close()
+    assert (writer.n_accepted, writer.n_waiting, writer.totals[BOOK_TICKERS.name].n_stored) == (31, 0, 31)

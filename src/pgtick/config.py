@@ -161,7 +161,11 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True):
         if os.name == "posix" and path.stat().st_mode & 0o077:
             return None  # asyncpg warns of it
         hosts = {self.host, "localhost"} if self.host.startswith("/") else {self.host}
-        for line in path.read_text("utf-8").splitlines():
+        try:
+            lines = path.read_text("utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise ConfigError("passfile", f"{path} is not UTF-8") from None  # the error holds the file's bytes
+        for line in lines:
             fields = [re.sub(r"\\(.)", r"\1", field) for field in re.findall(r"((?:\\.|[^:\\])*)(?::|$)", line)]
             wanted = zip(fields, (hosts, {str(self.port)}, {self.database}, {self.user}), strict=False)
             if len(fields) > 4 and not line.startswith("#") and all(f == "*" or f in known for f, known in wanted):

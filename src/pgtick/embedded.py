@@ -105,9 +105,9 @@ def start_embedded(data_dir: Path | None = None) -> EmbeddedServer:
             handle = get_server(folder)
             _check_socket(handle)
             break
-        except (subprocess.SubprocessError, AssertionError, ConnectionError) as error:
+        except (subprocess.SubprocessError, AssertionError, OSError) as error:
             # The library asserts that a server which is still recovering is ready, joins one that was just killed,
-            # and keeps the failed handle.
+            # reads a log that is not written yet, and keeps the failed handle.
             PostgresServer._instances.pop(folder, None)
             if isinstance(error, subprocess.CalledProcessError) or time.monotonic() > deadline:
                 raise PgtickError(f"the embedded server does not start, see its log: {folder / 'log'}") from error

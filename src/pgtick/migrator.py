@@ -5,29 +5,28 @@ A migration is a file ``NNN_name.py`` with coroutines ``migrate_up``, ``migrate_
 that transaction (so it works behind a pooler). Inside, ``get_db_manager()`` is that transaction, on a connection
 of its own without the pool's statement deadline.
 
+Without a manager in use the functions here open the database that the environment names, and close it again.
+
 Ids are "002" for pgtick's own and "folder/002" for those of a user's folder.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import inspect
+import functools
 import logging
-import re
-import sys
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import asyncpg
 import msgspec
 
+from pgtick.config import HftConfig
 from pgtick.connection import DatabaseManager, add_start_step, get_db_manager, open_manager, use_manager
 from pgtick.engines import get_engine
-from pgtick.errors import MigrationError
+from pgtick.errors import MigrationError, NotInitializedError
+from pgtick.migration_files import BUILT_IN, LoadedMigration, Migration, discover, migrate_result, places_of
 
 __all__ = [
     "get_available_migrations",
@@ -42,9 +41,6 @@ _LOCK = 7_463_816_502  # "pgtick" on a telephone's keys, roughly: any constant o
 _LOCK_WAIT_S = 60.0
 _LOCK_POLL_S = 0.05
 _STATEMENT_TIMEOUT_S = 86_400.0  # a large table's index takes what it takes; the pool's deadline is for queries
-_NAME = r"(\d{3})_([a-z0-9_]+)\.py"
-_ALMOST = r"\d.*\.(py|sql)"
-_BUILT_IN = "pgtick"
 
 LEDGER = """
 CREATE TABLE IF NOT EXISTS pgtick_migrations (
@@ -63,126 +59,6 @@ FROM pg_locks JOIN pg_stat_activity USING (pid)
 WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND (classid::bigint << 32) + objid::bigint = $1
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
-
-
-class Migration(msgspec.Struct, frozen=True):
-    """A migration's file, as it was found."""
-
-    namespace: str
-    id: str
-    name: str
-    source: str
-    where: str
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What the ledger knows it by."""
-        return self.namespace, self.id
-
-    @property
-    def checksum(self) -> str:
-        """SHA-256 of the content; white space at the ends of lines does not count."""
-        text = "\n".join(line.rstrip() for line in self.source.splitlines()).rstrip()
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    @property
-    def label(self) -> str:
-        """What messages call it."""
-        return f"{self.namespace}/{self.id}_{self.name}"
-
-    async def load(self) -> LoadedMigration:
-        """Run the file and check what it says of itself; nothing touches the database."""
-        module = ModuleType(f"pgtick_migrations.{self.namespace}.{self.id}_{self.name}")
-        module.__file__ = self.where
-        sys.modules[module.__name__] = module  # dataclasses look there for their own module
-        try:
-            exec(compile(self.source, self.where, "exec"), module.__dict__)  # noqa: S102  the operator's file
-            for needed in ("migrate_up", "migrate_down", "get_migration_info"):
-                if not inspect.iscoroutinefunction(getattr(module, needed, None)):
-                    raise MigrationError(f"{self.label} has no async def {needed}()")
-            info = await module.get_migration_info()
-            said, dependencies = (info["id"], info["name"]), info.get("dependencies", ())
-        except MigrationError:
-            raise
-        except Exception as error:
-            raise MigrationError(f"{self.label} cannot be loaded: {type(error).__name__}: {error}") from error
-        if said != (self.id, self.name):
-            raise MigrationError(f"{self.label}: get_migration_info() says {said[0]}_{said[1]}, unlike its file's name")
-        if isinstance(dependencies, str):
-            raise MigrationError(f"{self.label}: dependencies must be a list of tables, not the text {dependencies!r}")
-        return LoadedMigration(self, module, tuple(dependencies))
-
-
-class LoadedMigration(msgspec.Struct, frozen=True):
-    """A migration whose file was run."""
-
-    migration: Migration
-    module: ModuleType
-    dependencies: tuple[str, ...]
-
-    async def up(self, db: DatabaseManager) -> dict[str, Any]:
-        """Apply and record it, in the caller's transaction and with ``db`` in use."""
-        result = _result(self.migration, await self.module.migrate_up())
-        await db.execute(
-            "INSERT INTO pgtick_migrations (namespace, id, name, checksum) VALUES ($1, $2, $3, $4)",
-            *self.migration.key,
-            self.migration.name,
-            self.migration.checksum,
-        )
-        return result
-
-
-def _result(migration: Migration, returned: object) -> dict[str, Any]:
-    result = returned if isinstance(returned, dict) else {}
-    if result.get("success") is False:
-        raise MigrationError(f"{migration.label} says that it failed: {result.get('errors')}")
-    return {**result, "migration": migration.label, "success": True}
-
-
-def _places(folders: Iterable[str]) -> dict[str, Any]:
-    """Return {namespace: folder}, pgtick's own first."""
-    from importlib import resources  # here: it is a quarter of what importing pgtick costs beside asyncpg
-
-    places: dict[str, Any] = {_BUILT_IN: resources.files("pgtick.migrations")}
-    for name in folders:
-        folder = Path(name).resolve()
-        if folder.name in places:
-            raise MigrationError(
-                f"migration folder {folder}: the ledger tells folders apart by their names, "
-                f"and {folder.name!r} is {places[folder.name]} already: rename it"
-            )
-        if not folder.is_dir():
-            raise MigrationError(f"the migration folder {folder} does not exist")
-        places[folder.name] = folder
-    return places
-
-
-def discover(folders: Sequence[str] = ()) -> list[Migration]:
-    """Return pgtick's migrations and those of the user's folders, in the order in which they are applied."""
-    return [migration for place in _places(folders).items() for migration in _read_folder(*place)]
-
-
-def _read_folder(namespace: str, folder: Any) -> Iterable[Migration]:
-    numbered: dict[str, Migration] = {}
-    for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        match = re.fullmatch(_NAME, file.name)
-        if match is None:
-            if re.fullmatch(_ALMOST, file.name, re.IGNORECASE):
-                raise MigrationError(
-                    f"{namespace}/{file.name}: a migration is named NNN_name.py, three digits and a_z0_9"
-                )
-            continue
-        number, name = match.groups()
-        if number in numbered:
-            raise MigrationError(f"{namespace}/{number} exists twice: {numbered[number].name} and {name}")
-        if int(number) != len(numbered) + 1:
-            raise MigrationError(f"{namespace}/{len(numbered) + 1:03d} is missing before {namespace}/{number}_{name}")
-        try:
-            source = file.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise MigrationError(f"{namespace}/{file.name} cannot be read: {error}") from error
-        numbered[number] = Migration(namespace, number, name, source, str(file))
-    return numbered.values()
 
 
 _Ledger = dict[tuple[str, str], Any]
@@ -291,10 +167,35 @@ async def _known(db: DatabaseManager) -> tuple[list[Migration], _Ledger]:
         raise MigrationError("every migration has a transaction of its own: migrate outside of transaction()")
     migrations = discover(db.config.migration_folders)
     ledger = await _read_ledger(db)
-    _check_ledger(migrations, _places(db.config.migration_folders), ledger)
+    _check_ledger(migrations, places_of(db.config.migration_folders), ledger)
     return migrations, ledger
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _opens_what_is_not_open(function: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Let the function open the environment's database where no manager is given or in use: in a one-liner."""
+
+    @functools.wraps(function)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not any(isinstance(value, DatabaseManager) for value in (*args, *kwargs.values())):
+            try:
+                get_db_manager()
+            except NotInitializedError:
+                own = await open_manager(HftConfig().get_database_config())
+                try:
+                    with use_manager(own):
+                        return await function(*args, **kwargs)
+                finally:
+                    await own.close()
+        return await function(*args, **kwargs)
+
+    return call
+
+
+@_opens_what_is_not_open
 async def run_pending_migrations(db: DatabaseManager | None = None) -> list[str]:
     """Apply what is not applied, in order; return what was ("pgtick/001_…").
 
@@ -311,13 +212,14 @@ async def run_pending_migrations(db: DatabaseManager | None = None) -> list[str]
 
 
 def _find(migrations: list[Migration], migration_id: str) -> Migration:
-    wanted = migration_id if "/" in migration_id else f"{_BUILT_IN}/{migration_id}"
+    wanted = migration_id if "/" in migration_id else f"{BUILT_IN}/{migration_id}"
     for migration in migrations:
         if wanted in ("/".join(migration.key), migration.label):
             return migration
     raise MigrationError(f"there is no migration {wanted}")
 
 
+@_opens_what_is_not_open
 async def run_migration(migration_id: str) -> dict[str, Any]:
     """Apply one migration; return what its migrate_up returned, with ``migration``, ``success`` and ``applied``.
 
@@ -337,6 +239,7 @@ async def run_migration(migration_id: str) -> dict[str, Any]:
     return {**(result or {"migration": wanted.label, "success": True}), "applied": result is not None}
 
 
+@_opens_what_is_not_open
 async def rollback_migration(migration_id: str, *, destructive: bool = False) -> dict[str, Any]:
     """Take one migration back; return what its migrate_down returned, with ``migration`` and ``success``.
 
@@ -351,12 +254,13 @@ async def rollback_migration(migration_id: str, *, destructive: bool = False) ->
     async with _migrating(db) as own, _turn(own, migration) as ledger:
         if migration.key not in ledger:
             raise MigrationError(f"{migration.label} is not applied")
-        result = _result(migration, await loaded.module.migrate_down())
+        result = migrate_result(migration, await loaded.module.migrate_down())
         await own.execute("DELETE FROM pgtick_migrations WHERE namespace = $1 AND id = $2", *migration.key)
     logger.warning("took back %s", migration.label)
     return result
 
 
+@_opens_what_is_not_open
 async def get_available_migrations(db: DatabaseManager | None = None) -> list[dict[str, Any]]:
     """Return every migration in order: namespace, id, name, checksum, applied_at (None: pending) and state.
 

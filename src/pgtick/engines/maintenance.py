@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 _LOCK = 7_463_816_503  # the migrator's, plus one
 _CLOSE_TIMEOUT_S = 5.0
+_FIRST_S = 60.0  # a service that is restarted more often than hourly must not fill the disk
 
 
 async def maintain(db: DatabaseManager, *, dry_run: bool = False) -> dict[str, list[str]] | None:
@@ -44,9 +45,11 @@ async def maintain(db: DatabaseManager, *, dry_run: bool = False) -> dict[str, l
 
 
 async def _keep_up(db: DatabaseManager, interval_s: float) -> None:
+    pause_s = min(interval_s, _FIRST_S)
     while True:
         # Jitter, so that many processes started together do not ask together for ever.
-        await asyncio.sleep(interval_s * random.uniform(0.9, 1.1))  # noqa: S311  no secret depends on it
+        await asyncio.sleep(pause_s * random.uniform(0.9, 1.1))  # noqa: S311  no secret depends on it
+        pause_s = interval_s
         try:
             dropped = await maintain(db)
         except Exception as error:  # whatever it was, the next round may do better

@@ -79,6 +79,9 @@ async def ensure_symbol(
         **details,
     )
     symbol.validate()
+    for name in ("symbol_base", "symbol_quote", "exchange_symbol"):
+        if not getattr(symbol, name):
+            raise ValidationError("symbols", name, "", "must not be empty")
     db = get_db_manager()
     values = [_bindable(getattr(symbol, name)) for name in _COLUMNS]
     symbol_id: int = await db.fetchval(_ENSURE, *values)
@@ -121,11 +124,18 @@ async def relist_symbol(symbol_id: int) -> int:
             "UPDATE symbols SET is_active = false, delisted_at = coalesce(delisted_at, now()) WHERE id = $1",
             symbol_id,
         )
-        new_id: int = await db.fetchval(
-            f"INSERT INTO symbols ({columns}, listed_at) SELECT {columns}, now() FROM symbols WHERE id = $1 "
-            "RETURNING id",
-            symbol_id,
-        )
+        try:
+            async with db.transaction():
+                new_id: int | None = await db.fetchval(
+                    f"INSERT INTO symbols ({columns}, listed_at) SELECT {columns}, now() FROM symbols WHERE id = $1 "
+                    "RETURNING id",
+                    symbol_id,
+                )
+        except asyncpg.UniqueViolationError as error:
+            rule = "cannot be listed again: another symbol of its name is active"
+            raise ValidationError("symbols", "id", symbol_id, rule) from error
+        if new_id is None:
+            raise ValidationError("symbols", "id", symbol_id, "must be a symbol's id")
     await refresh_symbol(symbol_id)
     await refresh_symbol(new_id)
     return new_id

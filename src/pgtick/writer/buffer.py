@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 import asyncpg
@@ -15,6 +16,8 @@ from pgtick.writer.flush import StoreResult, store_rows
 __all__ = ["Writer"]
 
 logger = logging.getLogger(__name__)
+
+_RETRY_S = 1.0  # each try encodes what waits anew
 
 
 class Writer:
@@ -44,6 +47,7 @@ class Writer:
         self.totals: dict[str, StoreResult] = {}
         self.n_accepted = 0
         self._n_settled = 0
+        self._next_try = 0.0
 
     @property
     def n_waiting(self) -> int:
@@ -51,12 +55,18 @@ class Writer:
         return self.n_accepted - self._n_settled
 
     async def add(self, table: Table, row: object) -> None:
-        """Accept a row; wait only when a batch is full or the cap is reached."""
+        """Accept a row; wait only when a batch is full or the cap is reached.
+
+        At the cap a flush must have succeeded first: its error is raised, and the row is not accepted. Below it a
+        flush that fails is logged and tried again a second later.
+        """
+        if self.n_waiting >= self._max_buffered:
+            await self.flush()
         waiting = self._waiting.setdefault(table, [])
         waiting.append(row)
         self.n_accepted += 1
-        if len(waiting) >= self._max_rows or self.n_waiting >= self._max_buffered:
-            await self.flush()
+        if len(waiting) >= self._max_rows and time.monotonic() >= self._next_try:
+            await self._try_to_flush()
         elif self._timer is None:
             self._timer = asyncio.create_task(self._flush_later())
 
@@ -96,9 +106,13 @@ class Writer:
             await asyncio.sleep(self._max_age_s)
         finally:
             self._timer = None
+        await self._try_to_flush()
+
+    async def _try_to_flush(self) -> None:
         try:
             await self.flush()
-        except Exception as error:  # the rows are kept; whoever adds or closes next sees the error itself
+        except Exception as error:  # the rows are kept; flush, close, and add at the cap raise it
+            self._next_try = time.monotonic() + _RETRY_S
             logger.warning("flush failed, %d rows are kept: %s", self.n_waiting, error)
 
     async def close(self) -> None:
