@@ -19,6 +19,7 @@ import pytest
 from cached import check_against_oracle, make
 from wire import untraced
 
+from pgtick._fast import symbol_tables
 from pgtick._fast.symbols import SymbolCache
 from pgtick.models import CachedSymbol
 
@@ -108,6 +109,11 @@ def test_threads_look_up_while_others_swap_see_one_state_and_count_exactly() -> 
     run_all([look_up, look_up, look_up, swap])
     assert min(asked) > 0
     assert (cache.hits, cache.misses) == (sum(asked), 0)
+
+
+@pytest.mark.parametrize("kind", [SymbolCache, symbol_tables.Row, symbol_tables.Tables])
+def test_collector_does_not_track_what_borrows_pointers(kind: type) -> None:
+    assert not kind.__flags__ & 1 << 14  # Py_TPFLAGS_HAVE_GC
 
 
 @untraced

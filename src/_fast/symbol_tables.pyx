@@ -1,5 +1,6 @@
 """The tables of a SymbolCache: rows, the array by id, the hashes by names."""
 
+cimport cython
 from cpython.bool cimport PyBool_Check
 from cpython.long cimport PyLong_Check, PyLong_CheckExact
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
@@ -29,6 +30,9 @@ cdef object exact_int(object value):
     raise TypeError(f"id must be an int, not {type(value).__name__}")
 
 
+# no_gc counts only where the body is. No cycle can pass through symbols, and a collector that cleared ``rows`` would
+# leave the pointers dangling; the allocation of a tracked object may run finalizers, and so other threads.
+@cython.no_gc
 cdef class Row:
     """A symbol with its attributes, read once; in an order that keeps what one look-up reads close together."""
 
@@ -52,6 +56,7 @@ cdef Row new_row(object symbol):
     return row
 
 
+@cython.no_gc
 cdef class Tables:
     """All look-up tables of one state; ``rows`` owns what the C arrays borrow."""
 

@@ -58,9 +58,7 @@ cdef struct Arrays:
     uint64_t mask
 
 
-# No cycle can pass through symbols, and a collector that cleared `rows` would leave the pointers dangling.
 @cython.final
-@cython.no_gc
 cdef class Row:
     cdef object base
     cdef object quote
@@ -74,7 +72,6 @@ cdef class Row:
 
 
 @cython.final
-@cython.no_gc
 cdef class Tables:
     cdef dict rows
     cdef Arrays arrays
