@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -13,7 +14,7 @@ import pytest
 from pgtick.adapters.cryptofeed import CryptofeedStore, exchange_enum, to_instant
 from pgtick.adapters.recordings import replay_recordings
 from pgtick.connection import DatabaseManager
-from pgtick.errors import ConfigError, PgtickError
+from pgtick.errors import ConfigError, PgtickError, ValidationError
 from pgtick.operations.cross_exchange import get_latest_prices
 from pgtick.operations.symbols import list_symbols
 
@@ -190,6 +191,59 @@ async def test_l2_book_becomes_a_row_when_its_top_changes(db: DatabaseManager) -
     ]
 
 
+SIZES = [{"bid": Decimal("1"), "at": INSTANT, "bidSize": size} for size in (15, 16)]
+
+
+@pytest.mark.parametrize(
+    ("channel", "first", "second"),
+    [
+        ("ticker", *SIZES),
+        ("ticker", [340, {"b": ["1", 3, "2.5"]}, "ticker"], [340, {"b": ["1", 3, "2.6"]}, "ticker"]),
+        ("ticker", "message 1", "message 2"),
+        ("l1_book", *SIZES),
+    ],
+)
+async def test_like_events_of_one_instant_are_as_many_rows_as_messages(
+    db: DatabaseManager, channel: str, first: Any, second: Any
+) -> None:
+    def event(raw: Any, ask: int = 2) -> Any:
+        if channel == "ticker":
+            return Ticker("BITMEX", "BTC-USD-PERP", Decimal(1), Decimal(ask), TIME_S, raw=raw)
+        return L1Book("BITMEX", "BTC-USD-PERP", *map(Decimal, (1, 5, ask, 5)), TIME_S, raw=raw)
+
+    # first twice, second, and a message that bears two quotes
+    events = [event(first), event(copy.deepcopy(first)), event(second), event(second, ask=3)]
+    for expected in ((3, 1), (0, 4)):
+        async with CryptofeedStore() as store:
+            for each in events:
+                await store.callbacks()[channel](each, TIME_S)
+        total = store.writer.totals["book_ticker_snapshots"]
+        assert (total.n_stored, total.n_duplicates, total.errors) == (*expected, [])
+    assert await db.fetchval("SELECT max(sequence_number) < 0 FROM book_ticker_snapshots")
+
+
+async def test_like_tickers_without_a_message_are_one(db: DatabaseManager) -> None:
+    async with CryptofeedStore() as store:
+        for ask in (2, 2, 3):
+            await store.ticker(Ticker("KRAKEN", "BTC-USD", Decimal(1), Decimal(ask), TIME_S), TIME_S)
+    total = store.writer.totals["book_ticker_snapshots"]
+    assert (total.n_stored, total.n_duplicates) == (2, 1)
+
+
+async def test_l2_top_that_comes_back_within_one_instant_is_three_rows(db: DatabaseManager) -> None:
+    for expected in ((3, 0), (0, 3)):
+        book = OrderBook("BITMEX", "BTC-USD-PERP", max_depth=0)
+        book.timestamp = TIME_S
+        book.book.asks = {Decimal(3): Decimal(1)}
+        async with CryptofeedStore() as store:
+            for number, bid_size in enumerate(("1.5", "1.4", "1.5")):
+                book.book.bids = {Decimal(2): Decimal(bid_size)}
+                book.raw = {"number": number, "data": [["2", bid_size]]}
+                await store.l2_book(book, TIME_S)
+        total = store.writer.totals["book_ticker_snapshots"]
+        assert (total.n_stored, total.n_duplicates) == expected
+
+
 async def test_l2_book_of_a_recording_without_a_time_is_counted_and_left_out(db: DatabaseManager) -> None:
     book = OrderBook("BINANCE", "BTC-USDT", max_depth=0)
     book.book.bids, book.book.asks = {Decimal(1): Decimal(1)}, {Decimal(2): Decimal(1)}
@@ -264,10 +318,45 @@ async def test_symbols_are_registered_with_market_and_expiry(db: DatabaseManager
         ("OKX", "futures", "OKX_FUTURES"),
         ("BINANCE_DELIVERY", "perpetual", "BINANCE_DELIVERY_FUTURES"),
         ("DERIBIT", "option", "DERIBIT_OPTIONS"),
+        ("DERIBIT", "call", "DERIBIT_OPTIONS"),
+        ("DERIBIT", "put", "DERIBIT_OPTIONS"),
+        ("DERIBIT", "option_combo", "DERIBIT_OPTIONS"),
+        ("DERIBIT", "future", "DERIBIT_FUTURES"),
+        ("DERIBIT", "future_combo", "DERIBIT_FUTURES"),
+        ("DERIBIT", "spread", "DERIBIT_FUTURES"),
+        ("DERIBIT", "currency", "DERIBIT_SPOT"),
+        ("BITFLYER", "fx", "BITFLYER_SPOT"),
     ],
 )
 def test_exchange_enum_of_a_feed_and_instrument(feed_id: str, kind: str, expected: str) -> None:
     assert exchange_enum(feed_id, kind) == expected
+
+
+async def test_instrument_type_is_the_feed_s_word_and_one_without_a_market_is_a_named_error(
+    db: DatabaseManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cryptofeed.symbols import Symbols
+
+    names = {"BTC-JPY-FX": "FX_BTC_JPY", "BTC": "BTC", "BTC-USD": "BTC_WARRANT"}
+    kinds = {"BTC-JPY-FX": "fx", "BTC": "currency", "BTC-USD": "warrant"}
+    known = {"BITFLYER": {"normalized": names, "info": {"instrument_type": kinds}}}
+    monkeypatch.setattr(Symbols, "data", known)
+    async with CryptofeedStore() as store:
+        for name in ("BTC-JPY-FX", "BTC"):
+            await store.ticker(Ticker("BITFLYER", name, Decimal(1), Decimal(2), TIME_S), TIME_S)
+        with pytest.raises(ValidationError) as caught:
+            await store.ticker(Ticker("BITFLYER", "BTC-USD", Decimal(1), Decimal(2), TIME_S), TIME_S)
+    assert str(caught.value) == (
+        "exchanges.market_type: 'warrant' of BITFLYER BTC-USD is an instrument type without a market"
+    )
+    rows = await db.fetch(
+        "SELECT e.enum_value, s.exchange_symbol, s.symbol_base, s.symbol_quote, s.expiry FROM book_ticker_snapshots "
+        "JOIN symbols s ON s.id = symbol_id JOIN exchanges e ON e.id = s.exchange_id ORDER BY s.id"
+    )
+    assert [tuple(row) for row in rows] == [
+        ("BITFLYER_SPOT", "FX_BTC_JPY", "BTC", "JPY", None),
+        ("BITFLYER_SPOT", "BTC", "BTC", "BTC", None),
+    ]
 
 
 @pytest.mark.parametrize("text", ["1700000000.1234567", 1700000000.1234567])

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -43,14 +43,8 @@ class CcxtStore(FeedStore):
     ``writer.totals``.
     """
 
-    def __init__(
-        self,
-        db: DatabaseManager | None = None,
-        *,
-        on_row: Callable[[str, object], None] | None = None,
-        **writer_options: Any,
-    ) -> None:
-        super().__init__(db, on_row=on_row, **writer_options)
+    def __init__(self, db: DatabaseManager | None = None, **writer_options: Any) -> None:
+        super().__init__(db, **writer_options)
         self.n_unchanged = 0
         self.n_one_sided = 0
         self.n_rateless = 0
@@ -102,7 +96,7 @@ class CcxtStore(FeedStore):
                 side=side,
                 trade_id=str(trade_id),
             )
-            await self._add(TRADES, row)
+            await self.writer.add(TRADES, row)
 
     async def funding_rate(self, exchange: Any, rate: Mapping[str, Any], receipt_ms: float) -> None:
         """Store a FundingRate (fetch_funding_rate, watch_funding_rate); without a funding time, its own is that."""
@@ -122,7 +116,7 @@ class CcxtStore(FeedStore):
             funding_time=to_instant(funding_ms) if funding_ms else instant,
             next_funding_time=to_instant(next_ms) if next_ms else None,
         )
-        await self._add(FUNDING_RATES, row)
+        await self.writer.add(FUNDING_RATES, row)
 
     async def funding_rates(self, exchange: Any, rates: Iterable[Any], receipt_ms: float) -> None:
         """Store FundingRates, by symbol (fetch_funding_rates, watch_funding_rates) or fetch_funding_rate_history's."""
@@ -154,7 +148,7 @@ class CcxtStore(FeedStore):
                 locked_balance=_number(used.get(asset)),
                 borrowing_balance=_number(debt.get(asset)),
             )
-            await self._add(BALANCES, row)
+            await self.writer.add(BALANCES, row)
 
     async def _top(
         self, exchange: Any, kind: str, name: str, top: tuple[Any, ...], ms: float, nonce: int | None = None
@@ -183,7 +177,7 @@ class CcxtStore(FeedStore):
             sequence_number=nonce if nonce is not None and nonce > 0 and last[4:] != (ms, nonce) else None,
             update_type=kind,
         )
-        await self._add(BOOK_TICKERS, row)
+        await self.writer.add(BOOK_TICKERS, row)
 
     async def _symbol_id(self, exchange: Any, name: str) -> int | None:
         key = (exchange.id, name)

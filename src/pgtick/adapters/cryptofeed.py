@@ -19,8 +19,10 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from pgtick._fast.encode import content_number
 from pgtick.adapters.store import FeedStore, made_trade_id
 from pgtick.connection import DatabaseManager
+from pgtick.errors import ValidationError
 from pgtick.models import BookTickerSnapshot, CachedSymbol, FundingRateSnapshot, TradeSnapshot
 from pgtick.operations.symbols import resolve_symbol
 from pgtick.tables import BOOK_TICKERS, FUNDING_RATES, TRADES
@@ -30,7 +32,12 @@ __all__ = ["CryptofeedStore", "exchange_enum", "to_instant"]
 Callback = Callable[[Any, float], Awaitable[None]]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MARKETS = {"spot": "SPOT", "perpetual": "FUTURES", "futures": "FUTURES", "option": "OPTIONS"}
+# By the types of cryptofeed.defines, and what its feeds say beside them (future, spread).
+_MARKETS = {
+    **dict.fromkeys(("spot", "fx", "currency"), "SPOT"),
+    **dict.fromkeys(("perpetual", "futures", "future", "future_combo", "spread"), "FUTURES"),
+    **dict.fromkeys(("option", "call", "put", "option_combo"), "OPTIONS"),
+}
 # Where the venues put a book ticker's own number.
 _SEQUENCE_FIELDS = ("u", "seqId", "sequence", "seq")
 
@@ -43,13 +50,18 @@ def to_instant(seconds: float | str) -> datetime:
     return _EPOCH + timedelta(microseconds=round(float(seconds) * 1_000_000))
 
 
-def exchange_enum(feed_id: str, instrument_type: str) -> str:
-    """Return the exchange's enum value for a feed and an instrument's type.
+def exchange_enum(feed_id: str, instrument_type: str, symbol: str = "") -> str:
+    """Return the exchange's enum value for a feed and an instrument's type; ``symbol`` is for the error's message.
+
+    Raises ValidationError for a type that belongs to no market.
 
     >>> exchange_enum("GATEIO", "spot"), exchange_enum("OKX", "perpetual")
     ('GATEIO_SPOT', 'OKX_FUTURES')
     """
-    market = _MARKETS[instrument_type]
+    market = _MARKETS.get(instrument_type)
+    if market is None:
+        rule = f"of {feed_id} {symbol}".rstrip() + " is an instrument type without a market"
+        raise ValidationError("exchanges", "market_type", instrument_type, rule)
     return feed_id if feed_id.endswith(f"_{market}") else f"{feed_id}_{market}"
 
 
@@ -63,15 +75,8 @@ class CryptofeedStore(FeedStore):
     those without a time of the venue's are left out and counted in ``n_untimed``.
     """
 
-    def __init__(
-        self,
-        db: DatabaseManager | None = None,
-        *,
-        recorded: bool = False,
-        on_row: Callable[[str, object], None] | None = None,
-        **writer_options: Any,
-    ) -> None:
-        super().__init__(db, on_row=on_row, **writer_options)
+    def __init__(self, db: DatabaseManager | None = None, *, recorded: bool = False, **writer_options: Any) -> None:
+        super().__init__(db, **writer_options)
         self.n_unchanged = 0
         self.n_one_sided = 0
         self.n_untimed = 0
@@ -96,14 +101,14 @@ class CryptofeedStore(FeedStore):
         """Store a Ticker; it has no quantities, so they are NULL."""
         self.n_events["ticker"] += 1
         symbol = await self._symbol(event)
-        await self._add(
+        await self.writer.add(
             BOOK_TICKERS,
             BookTickerSnapshot(
                 timestamp=to_instant(event.timestamp or receipt_timestamp),
                 symbol_id=symbol.id,
                 bid_price=event.bid,
                 ask_price=event.ask,
-                sequence_number=_sequence(_raw(event)),
+                sequence_number=_sequence(event, "ticker", event.bid, event.ask),
                 update_type="ticker",
             ),
         )
@@ -112,16 +117,17 @@ class CryptofeedStore(FeedStore):
         """Store an L1Book with its sizes."""
         self.n_events["l1_book"] += 1
         symbol = await self._symbol(event)
-        await self._add(
+        top = (event.bid_price, event.bid_size, event.ask_price, event.ask_size)
+        await self.writer.add(
             BOOK_TICKERS,
             BookTickerSnapshot(
                 timestamp=to_instant(event.timestamp or receipt_timestamp),
                 symbol_id=symbol.id,
-                bid_price=event.bid_price,
-                ask_price=event.ask_price,
-                bid_qty=event.bid_size,
-                ask_qty=event.ask_size,
-                sequence_number=_sequence(_raw(event)),
+                bid_price=top[0],
+                bid_qty=top[1],
+                ask_price=top[2],
+                ask_qty=top[3],
+                sequence_number=_sequence(event, "l1_book", *top),
                 update_type="l1_book",
             ),
         )
@@ -142,7 +148,7 @@ class CryptofeedStore(FeedStore):
             self.n_unchanged += 1
             return
         self._tops[symbol.id] = top
-        await self._add(
+        await self.writer.add(
             BOOK_TICKERS,
             BookTickerSnapshot(
                 timestamp=to_instant(event.timestamp or receipt_timestamp),
@@ -152,7 +158,7 @@ class CryptofeedStore(FeedStore):
                 ask_price=top[2],
                 ask_qty=top[3],
                 # Not the venue's number: a ticker of the same instant may carry it too, and is another event.
-                sequence_number=None,
+                sequence_number=_message_number(event, "l2_book", *top),
                 update_type="l2_book",
             ),
         )
@@ -162,7 +168,7 @@ class CryptofeedStore(FeedStore):
         self.n_events["trades"] += 1
         symbol = await self._symbol(event)
         instant = to_instant(event.timestamp or receipt_timestamp)
-        await self._add(
+        await self.writer.add(
             TRADES,
             TradeSnapshot(
                 timestamp=instant,
@@ -180,7 +186,7 @@ class CryptofeedStore(FeedStore):
         symbol = await self._symbol(event)
         instant = to_instant(event.timestamp or receipt_timestamp)
         following = event.next_funding_time
-        await self._add(
+        await self.writer.add(
             FUNDING_RATES,
             FundingRateSnapshot(
                 timestamp=instant,
@@ -208,22 +214,29 @@ class CryptofeedStore(FeedStore):
         return made_trade_id(seen, instant, event.price, event.amount, event.side)
 
 
-def _raw(event: Any) -> dict[str, Any]:
+def _sequence(event: Any, *content: Any) -> int | None:
+    """Return the venue's own number, without one that of the message."""
     raw = event.raw
     if isinstance(raw, dict):
         inner = raw.get("result")
-        return inner if isinstance(inner, dict) else raw
-    return {}
+        fields = inner if isinstance(inner, dict) else raw
+        for name in _SEQUENCE_FIELDS:
+            value = fields.get(name)
+            if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+                return value
+            if isinstance(value, str) and value.isascii() and value.isdigit():
+                return int(value)
+    return _message_number(event, *content)
 
 
-def _sequence(raw: dict[str, Any]) -> int | None:
-    for name in _SEQUENCE_FIELDS:
-        value = raw.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
-        if isinstance(value, str) and value.isascii() and value.isdigit():
-            return int(value)
-    return None
+def _message_number(event: Any, *content: Any) -> int | None:
+    """Return a number of the row's content and the message it came in; None, for the writer's, without a message.
+
+    Like content of two messages in one instant (BitMEX's quotes differ in sizes that a Ticker does not have)
+    is two events; the same message, delivered again, is a duplicate.
+    """
+    # repr() knows what any parser leaves in a message (Decimal, datetime), and takes half of json's time for a quote.
+    return None if event.raw is None else content_number(repr((content, event.raw)).encode())
 
 
 def _expiry(name: str) -> datetime | None:
@@ -240,16 +253,16 @@ async def _register(feed_id: str, name: str) -> CachedSymbol:
     from cryptofeed.symbols import Symbols, str_to_symbol
 
     instrument = str_to_symbol(name)
-    own = name
+    own, kind = name, instrument.type
     details: dict[str, Any] = {}
     if instrument.type in ("futures", "option"):
         details["expiry"] = _expiry(name)
     if Symbols.populated(feed_id):
         mapping, info = Symbols.get(feed_id)
         own = str(mapping.get(name, name))
+        # The feed's word: the name alone makes a future of BTC-JPY-FX.
+        kind = info.get("instrument_type", {}).get(name, kind)
         tick = info.get("tick_size", {}).get(name)
         if tick is not None and Decimal(str(tick)) > 0:
             details["price_tick"] = str(tick)
-    return await resolve_symbol(
-        exchange_enum(feed_id, instrument.type), instrument.base, instrument.quote, own, **details
-    )
+    return await resolve_symbol(exchange_enum(feed_id, kind, name), instrument.base, instrument.quote, own, **details)

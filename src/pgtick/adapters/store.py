@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Self
 
-import msgspec
-
 from pgtick._fast.encode import content_number
 from pgtick.connection import DatabaseManager
-from pgtick.tables import Table
 from pgtick.writer import Writer
 
 __all__ = ["FeedStore", "made_trade_id"]
@@ -20,16 +16,9 @@ __all__ = ["FeedStore", "made_trade_id"]
 class FeedStore:
     """Hands rows to a Writer; ``n_events`` counts by channel what the feed library handed over."""
 
-    def __init__(
-        self,
-        db: DatabaseManager | None = None,
-        *,
-        on_row: Callable[[str, object], None] | None = None,
-        **writer_options: Any,
-    ) -> None:
+    def __init__(self, db: DatabaseManager | None = None, **writer_options: Any) -> None:
         self.writer = Writer(db, **writer_options)
         self.n_events: Counter[str] = Counter()
-        self._on_row = on_row
 
     async def close(self) -> None:
         """Store what waits."""
@@ -40,11 +29,6 @@ class FeedStore:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-    async def _add(self, table: Table, row: msgspec.Struct) -> None:
-        if self._on_row is not None:
-            self._on_row(table.name, row)
-        await self.writer.add(table, row)
 
 
 def made_trade_id(seen: Counter[tuple[Any, ...]], instant: datetime, price: Any, quantity: Any, side: Any) -> str:
