@@ -82,12 +82,9 @@ async def compare_encoding(batch: Batch, rounds: int, times: int = 10) -> Rounds
         ENCODE: _repeated(lambda: encoder.encode(batch.structs), times),
         "the same, prices as Decimal, tuples": _repeated(lambda: encoder.encode(batch.decimals), times),
     }
+    columns = batch.columns
+    cases[ENCODE_COLUMNS] = _repeated(lambda: encoder.encode_columns(columns), times)
     skipped = {}
-    if hasattr(encoder, "encode_columns"):
-        columns = batch.columns
-        cases[ENCODE_COLUMNS] = _repeated(lambda: encoder.encode_columns(columns), times)
-    else:
-        skipped[ENCODE_COLUMNS] = "this version of pgtick has no RowEncoder.encode_columns"
     try:
         import pgpq
 

@@ -78,16 +78,11 @@ class PgtickColumns(Pgtick):
 
     name = "pgtick, NumPy columns of float64"
 
-    async def open(self, db: DatabaseManager) -> None:
-        if not hasattr(RowEncoder, "encode_columns"):
-            raise NotImplementedError("this version of pgtick has no RowEncoder.encode_columns")
-        self.db = db
-
     def prepare(self, batch: Batch) -> Any:
         return batch.columns
 
     async def write(self, table: str, rows: Any) -> None:
-        encoded = self.encoder.encode_columns(rows)  # type: ignore[attr-defined, unused-ignore]
+        encoded = self.encoder.encode_columns(rows)
         await self.db.copy_binary_to_table(table, COLUMNS, encoded.chunks())
 
 
