@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncpg
 import msgspec
-from pgtick.migrations.render import render_sql  # type: ignore[import-not-found]  # mypy reads no package-dir
+from pgtick.migrations.render import render_sql  # type: ignore[import-not-found, unused-ignore]  # mypy reads no package-dir
 
 from pgtick.config import DatabaseConfig, HftConfig
 from pgtick.connection import open_manager, use_manager

@@ -12,7 +12,9 @@ from uuid import UUID
 import pytest
 from wire import WHEN, WIDE, book, fields, trade, untraced
 
+from pgtick._fast.decode import CopyDecoder
 from pgtick._fast.encode import RowEncoder
+from pgtick._fast.result import READABLE_TYPES
 from pgtick.tables import BOOK_TICKERS, TRADES, Table
 
 pytestmark = [pytest.mark.core, untraced]
@@ -88,3 +90,37 @@ def test_encode_keeps_no_reference_and_no_memory(case: str) -> None:
         tracemalloc.stop()
     assert [sys.getrefcount(value) for value in watched] == counts
     assert grown < 20_000, "200 batches left something behind"
+
+
+N = 500
+
+
+def test_encode_arrow_without_memory_raises_and_the_next_batch_is_whole() -> None:
+    # Not NumPy's arrays: without memory NumPy itself loses references of its dtypes.
+    pyarrow = pytest.importorskip("pyarrow")
+    whole = pyarrow.table({name: [getattr(book(), name)] * N for name in ("timestamp", "symbol_id", "sequence_number")})
+    prices = pyarrow.array([Decimal("1.25")] * N)
+    table = whole.append_column("bid_price", prices).append_column("ask_price", prices)
+    table = table.append_column("update_type", pyarrow.array(["ticker"] * N))
+    encoder = RowEncoder(BOOK_TICKERS)
+    expected = b"".join(encoder.encode_columns(table).chunks())
+    assert fails_at_every_allocation(lambda: encoder.encode_columns(table)) > 5
+    assert b"".join(encoder.encode_columns(table).chunks()) == expected
+
+
+def test_decode_without_memory_raises_and_the_next_reading_is_whole() -> None:
+    stream = b"".join(RowEncoder(TRADES).encode([trade(price=1 + i) for i in range(N)]).chunks())
+    oids = {name: oid for oid, name in READABLE_TYPES.items()}
+    layout = [(column.name, oids[column.type], ("decimal",)) for column in TRADES.columns]
+
+    def decode() -> list[object]:
+        decoder = CopyDecoder(layout)
+        decoder.feed(stream)
+        decoder.finish()
+        columns = decoder.take()
+        assert len(columns.columns) == len(layout)
+        return columns.objects("price")
+
+    expected = decode()
+    assert fails_at_every_allocation(decode) > 5
+    assert decode() == expected == [Decimal(1 + i) for i in range(N)]

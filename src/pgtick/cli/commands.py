@@ -30,7 +30,7 @@ from pgtick.config import DatabaseConfig, HftConfig
 from pgtick.connection import DatabaseManager, initialize_database, open_manager
 from pgtick.embedded import start_embedded
 from pgtick.errors import PgtickError
-from pgtick.migrations.__main__ import main as migrations_main  # type: ignore[import-not-found]  # see there
+from pgtick.migrations.__main__ import main as migrations_main  # type: ignore[import-not-found, unused-ignore]  # see there
 from pgtick.operations.symbols import resolve_symbol
 from pgtick.tables import BOOK_TICKERS, BUILT_IN_TABLES, FUNDING_RATES
 from pgtick.writer import Writer
