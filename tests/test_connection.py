@@ -568,3 +568,23 @@ async def test_session_is_reset_unless_the_statement_says_it_changed_nothing(con
         assert db.pool_state()["idle"] == 1
     finally:
         await db.close()
+
+
+async def test_release_that_fails_takes_the_place_of_no_result_and_no_cancellation(
+    pool: DatabaseManager, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    release = asyncpg.Pool.release
+
+    async def fail(self: Any, connection: Any) -> None:
+        await release(self, connection)
+        raise TimeoutError
+
+    monkeypatch.setattr(asyncpg.Pool, "release", fail)
+    assert await pool.fetchval("SELECT 1") == 1
+    task = asyncio.ensure_future(pool.fetchval("SELECT pg_sleep(20)"))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    monkeypatch.undo()
+    assert "given up" in caplog.text

@@ -154,7 +154,11 @@ class DatabaseManager:
         try:
             yield connection
         finally:
-            await self._pool.release(connection)
+            try:
+                await self._pool.release(connection)
+            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                # The pool has given the connection up; that must not take the place of a result or a cancellation.
+                logger.warning("a connection could not be reset and was given up: %r", error)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
