@@ -170,9 +170,9 @@ async def test_latest_older_than_every_window_is_found_by_quick_plans(
     asked: list[tuple[str, tuple[object, ...]]] = []
     fetchrow = db.fetchrow
 
-    async def spy(query: str, *args: object) -> Any:
+    async def spy(query: str, *args: object, resets: bool = True) -> Any:
         asked.append((query, args))
-        return await fetchrow(query, *args)
+        return await fetchrow(query, *args, resets=resets)
 
     monkeypatch.setattr(db, "fetchrow", spy)
     latest = await entity.get_latest(*entity.ids(leading_id))
