@@ -13,12 +13,12 @@ from typing import Any
 
 import asyncpg
 import msgspec
-from pgtick.migrations.render import render_sql  # type: ignore[import-not-found, unused-ignore]  # mypy reads no package-dir
 
 from pgtick.config import DatabaseConfig, HftConfig
 from pgtick.connection import open_manager, use_manager
 from pgtick.errors import PgtickError
 from pgtick.migrator import get_available_migrations, rollback_migration, run_pending_migrations
+from pgtick.migrator.render import render_sql
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:

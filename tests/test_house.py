@@ -26,7 +26,7 @@ FLOORS = [
     {"rules", "models", "tables", "config"},
     {"_fast"},
     {"connection", "embedded"},
-    {"engines", "cache_operations", "migration_files", "migrator", "migrations"},
+    {"engines", "cache_operations", "migrator", "migrations"},
     {"reader", "writer"},
     {"operations"},
     {"adapters", "cli"},

@@ -19,13 +19,13 @@ import pytest
 from pgtick.config import DatabaseConfig
 from pgtick.connection import DatabaseManager, initialize_database, open_manager, use_manager
 from pgtick.errors import MigrationError
-from pgtick.migration_files import discover
 from pgtick.migrator import (
     get_available_migrations,
     rollback_migration,
     run_migration,
     run_pending_migrations,
 )
+from pgtick.migrator.files import discover
 
 TIMESCALE_DSN = os.environ.get("PGTICK_TEST_TIMESCALE_DSN")
 BUILT_IN = [f"pgtick/{migration.id}_{migration.name}" for migration in discover()]

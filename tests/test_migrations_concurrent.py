@@ -15,12 +15,12 @@ from typing import Any
 import asyncpg
 import pytest
 
-from pgtick import migrator
 from pgtick.config import DatabaseConfig
 from pgtick.connection import open_manager
 from pgtick.errors import MigrationError
-from pgtick.migration_files import discover
+from pgtick.migrator import apply as migrator
 from pgtick.migrator import run_pending_migrations
+from pgtick.migrator.files import discover
 
 BUILT_IN = [migration.label for migration in discover()]
 

@@ -11,11 +11,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
+import msgspec
 
 from pgtick.connection import DatabaseManager
 from pgtick.tables import quote_identifier
 
-__all__ = ["Engine", "add_reference_triggers", "fetch_briefly"]
+__all__ = ["Engine", "SeriesInfo", "SeriesSize", "add_reference_triggers", "fetch_briefly"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,31 @@ _CUTOFFS = (
     "SELECT table_name, greatest(now() - retention, 'epoch') AS cutoff FROM pgtick_time_series "
     "WHERE to_regclass(quote_ident(table_name)) IS NOT NULL ORDER BY table_name"
 )
+
+
+class SeriesSize(msgspec.Struct, frozen=True, kw_only=True):
+    """How large a time-series table is, all its partitions or chunks (and shards) together."""
+
+    table: str
+    n_bytes: int  # rows, TOAST and indexes
+    n_index_bytes: int
+    n_rows: int  # the planner's estimate
+    n_parts: int  # partitions or chunks
+
+
+class SeriesInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """How a time-series table is kept."""
+
+    table: str
+    kind: str  # "partitioned", "hypertable", "distributed"
+    part_interval: timedelta  # what a new partition or chunk spans
+    retention: timedelta  # as in pgtick_time_series
+    n_parts: int
+    oldest: datetime | None  # where the oldest part begins; None: there is none, or it has no bound
+    newest: datetime | None  # where the newest part ends
+    retention_by: str  # who drops what is old: "policy, every 0:30:00", "pgtick maintain"
+    n_shards: int | None = None
+    findings: tuple[str, ...] = ()  # what is not as it should be, each with what to do
 
 
 class Engine(ABC):
@@ -81,6 +107,14 @@ class Engine(ABC):
         if failure is not None:
             raise failure
         return dropped
+
+    async def sizes(self, db: DatabaseManager) -> list[SeriesSize]:
+        """Return the size of every time-series table that is there, by name."""
+        raise NotImplementedError
+
+    async def describe(self, db: DatabaseManager) -> list[SeriesInfo]:
+        """Return how every time-series table that is there is kept, by name."""
+        raise NotImplementedError
 
     async def _register(self, db: DatabaseManager, table: str, chunk: timedelta, retention: timedelta) -> None:
         await db.execute("INSERT INTO pgtick_time_series VALUES ($1, $2, $3)", table, chunk, retention)

@@ -17,8 +17,8 @@ from typing import Any
 from pgtick.config import DatabaseConfig
 from pgtick.connection import DatabaseManager, use_manager
 from pgtick.errors import MigrationError, short_repr
-from pgtick.migration_files import discover
-from pgtick.migrator import LEDGER
+from pgtick.migrator.apply import LEDGER
+from pgtick.migrator.files import discover
 
 __all__ = ["render_sql"]
 

@@ -26,7 +26,7 @@ from pgtick.config import HftConfig
 from pgtick.connection import DatabaseManager, add_start_step, get_db_manager, open_manager, use_manager
 from pgtick.engines import get_engine
 from pgtick.errors import MigrationError, NotInitializedError
-from pgtick.migration_files import BUILT_IN, LoadedMigration, Migration, discover, migrate_result, places_of
+from pgtick.migrator.files import BUILT_IN, LoadedMigration, Migration, discover, migrate_result, places_of
 
 __all__ = [
     "get_available_migrations",
