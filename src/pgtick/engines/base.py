@@ -26,9 +26,11 @@ _LOCK_TIMEOUT = "500ms"
 _LOCK_ATTEMPTS = 5
 _LOCK_PAUSE_S = 0.5
 
-# The server's clock decides what is old: a wrong clock of a client must not drop rows.
+# The server's clock decides what is old: a wrong clock of a client must not drop rows. In UTC, as in
+# pgtick_drop_partition: days are not of the same length everywhere.
 _CUTOFFS = (
-    "SELECT table_name, greatest(now() - retention, 'epoch') AS cutoff FROM pgtick_time_series "
+    "SELECT table_name, greatest((now() AT TIME ZONE 'UTC' - retention) AT TIME ZONE 'UTC', 'epoch') AS cutoff "
+    "FROM pgtick_time_series "
     "WHERE to_regclass(quote_ident(table_name)) IS NOT NULL ORDER BY table_name"
 )
 
