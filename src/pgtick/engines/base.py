@@ -93,6 +93,10 @@ class Engine(ABC):
     def forget(self, table: str) -> None:  # noqa: B027
         """Forget what is remembered of the table, because the server says otherwise (23514 without a constraint)."""
 
+    def sorted_error(self, error: asyncpg.PostgresError) -> asyncpg.PostgresError:
+        """Return the error that a refused statement means: itself, but where the engine hides it in another."""
+        return error
+
     async def apply_retention(self, db: DatabaseManager, *, dry_run: bool = False) -> dict[str, list[str]]:
         """Drop what is wholly older than its table's retention; return the names by table.
 

@@ -75,9 +75,12 @@ class PlainEngine(Engine):
             start = _EPOCH + day * _DAY
             name = next((partition.relname for partition in partitions if partition.holds_day(start)), None)
             if name is None:
-                name = await _make_partition(db, table, start)
+                name = await self._make_partition(db, table, start)
             if not db.in_transaction:  # a rolled-back partition is not there
                 known[day] = name
+
+    async def _make_partition(self, db: DatabaseManager, table: str, start: datetime) -> str:
+        return await _make_partition(db, table, start)
 
     def copy_target(self, db: DatabaseManager, table: str, days: Collection[int]) -> str:
         """Return the day's partition where all rows are of one day, and the partition is one of pgtick's.
