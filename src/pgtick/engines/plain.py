@@ -80,7 +80,9 @@ class PlainEngine(Engine):
                 known[day] = name
 
     async def _make_partition(self, db: DatabaseManager, table: str, start: datetime) -> str:
-        return await _make_partition(db, table, start)
+        async with db.transaction():  # where the caller is in one, a savepoint: a refusal must not spoil it
+            name: str = await db.fetchval("SELECT pgtick_make_partition($1, $2)", table, start.date())
+        return name
 
     def copy_target(self, db: DatabaseManager, table: str, days: Collection[int]) -> str:
         """Return the day's partition where all rows are of one day, and the partition is one of pgtick's.
@@ -134,9 +136,3 @@ class PlainEngine(Engine):
 
 async def _partitions(db: DatabaseManager, table: str) -> list[_Partition]:
     return [_Partition(**record) for record in await db.fetch(_PARTITIONS, table)]
-
-
-async def _make_partition(db: DatabaseManager, table: str, start: datetime) -> str:
-    async with db.transaction():  # where the caller is in one, a savepoint: a refusal must not spoil it
-        name: str = await db.fetchval("SELECT pgtick_make_partition($1, $2)", table, start.date())
-    return name
