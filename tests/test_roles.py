@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
 import msgspec
 import pytest
+from logins import KINDS, Roles, roles_of
 from rows import make_symbol, ticker
 
 from pgtick.config import DatabaseConfig
@@ -27,11 +25,7 @@ from pgtick.tables import BOOK_TICKERS, TRADES, quote_identifier
 from pgtick.writer import copy_parallel, store_rows
 from pgtick.writer.flush import STRAIGHT_ROWS
 
-KINDS = ("owner", "writer", "reader", "monitor")
 LATE = datetime(2021, 4, 22, 12, tzinfo=UTC)
-PASSWORD = "no secret: of a role of these tests"
-TIMESCALE_DSN = os.environ.get("PGTICK_TEST_TIMESCALE_DSN")
-_numbers = itertools.count()
 
 MIGRATION = """
 from datetime import timedelta
@@ -50,55 +44,6 @@ async def migrate_down():
 async def get_migration_info():
     return {"id": "001", "name": "own", "dependencies": []}
 """
-
-
-class Roles:
-    """The roles of one test on one database; ``admin`` is whom the servers of the tests are reached as."""
-
-    def __init__(self, config: DatabaseConfig, admin: DatabaseManager, prefix: str) -> None:
-        self.config = config
-        self.admin = admin
-        self.prefix = prefix
-
-    def name(self, kind: str) -> str:
-        return quote_identifier(f"{self.prefix}_{kind}")
-
-    async def login(self, kind: str, options: str = "") -> DatabaseConfig:
-        """Make a login that is a member of one of the roles; return its configuration."""
-        user = f"{self.prefix}_{kind}_login"
-        await self.admin.execute(f"CREATE ROLE {quote_identifier(user)} LOGIN PASSWORD '{PASSWORD}' {options}")
-        if kind in KINDS:
-            await self.admin.execute(f"GRANT {self.name(kind)} TO {quote_identifier(user)}")
-        return msgspec.structs.replace(self.config, user=user, password=PASSWORD, maintenance_interval_s=0.0)
-
-    @asynccontextmanager
-    async def opened(self, kind: str) -> AsyncIterator[DatabaseManager]:
-        """A manager without any start step, for a login of the kind."""
-        manager = await open_manager(await self.login(kind))
-        try:
-            yield manager
-        finally:
-            await manager.close()
-
-    async def remove(self) -> None:
-        await self.admin.execute(f"ALTER DATABASE {self.config.database} OWNER TO CURRENT_USER")
-        query = (
-            "SELECT pg_catalog.quote_ident(rolname) FROM pg_roles WHERE rolname ^@ $1 "
-            "ORDER BY rolname LIKE '%login', rolname"
-        )
-        for (name,) in await self.admin.fetch(query, self.prefix + "_"):
-            await self.admin.execute(f"DROP OWNED BY {name} CASCADE; DROP ROLE {name}")
-
-
-@asynccontextmanager
-async def roles_of(config: DatabaseConfig) -> AsyncIterator[Roles]:
-    admin = await open_manager(config)
-    roles = Roles(config, admin, f"pgtick_test_{os.getpid()}_Róle \"';%s{next(_numbers)}")
-    try:
-        yield roles
-    finally:
-        await roles.remove()
-        await admin.close()
 
 
 @pytest.fixture
@@ -552,46 +497,3 @@ async def test_nothing_of_the_caller_runs_as_the_owner_or_leads_astray(roles: Ro
         await admin.fetchval("SELECT quote_ident(rolname) FROM pg_roles")
     statements = await set_up_roles(admin, prefix=roles.prefix)
     assert f"REVOKE CREATE ON SCHEMA public FROM {roles.name('writer')}" in statements
-
-
-# --- TimescaleDB ---
-
-
-@pytest.mark.skipif(not TIMESCALE_DSN, reason="no TimescaleDB: PGTICK_TEST_TIMESCALE_DSN is not set")
-async def test_roles_on_timescaledb() -> None:
-    assert TIMESCALE_DSN is not None
-    server = DatabaseConfig.from_dsn(TIMESCALE_DSN)
-    name = f"pgtick_test_{os.getpid()}_roles{next(_numbers)}"
-    connection = await asyncpg.connect(**server.connect_kwargs())
-    await connection.execute(f"CREATE DATABASE {name}")
-    try:
-        config = msgspec.structs.replace(server, database=name)
-        async with roles_of(config) as roles:
-            await roles.admin.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
-            await run_pending_migrations(roles.admin)
-            await set_up_roles(roles.admin, prefix=roles.prefix)
-            assert await set_up_roles(roles.admin, prefix=roles.prefix) == []
-            await _work_on_timescale(roles)
-    finally:
-        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-        await connection.close()
-
-
-async def _work_on_timescale(roles: Roles) -> None:
-    writer = await initialize_database(await roles.login("writer"))
-    try:
-        assert (await get_engine(writer)).name == "timescale"
-        symbol_id = await make_symbol()
-        rows = [ticker(symbol_id, timestamp=LATE, sequence_number=n) for n in range(STRAIGHT_ROWS)]
-        assert (await store_rows(BOOK_TICKERS, rows)).n_stored == STRAIGHT_ROWS
-        assert (await store_rows(BOOK_TICKERS, [*rows, ticker(symbol_id)])).n_duplicates == STRAIGHT_ROWS
-        assert await maintain(writer) is not None
-        for statement in ("DELETE FROM book_ticker_snapshots", "SELECT drop_chunks('book_ticker_snapshots', now())"):
-            with pytest.raises(asyncpg.PostgresError, match=r"permission denied|must be owner"):
-                await writer.execute(statement)
-    finally:
-        await writer.close()
-    async with roles.opened("monitor") as monitor:
-        assert await monitor.fetchval("SELECT max(timestamp) FROM book_ticker_snapshots") is not None
-    async with roles.opened("reader") as reader:
-        assert await reader.fetchval("SELECT count(bid_price) FROM book_ticker_snapshots") == STRAIGHT_ROWS + 1

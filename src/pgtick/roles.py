@@ -38,6 +38,7 @@ _WANTED: dict[str, dict[str, frozenset[str]]] = {
     "series": {"writer": _STORE, "reader": _SELECT, "monitor": frozenset({"columns"})},
     "partition": {"writer": _STORE, "reader": _SELECT},
     "lookup": {"writer": _STORE | {"UPDATE"}, "reader": _SELECT, "monitor": _SELECT},
+    "candles": {"writer": _SELECT, "reader": _SELECT},
     "bookkeeping": {"writer": _SELECT, "reader": _SELECT, "monitor": _SELECT},
     "sequence": {"writer": frozenset({"USAGE"})},
     "definer": {"writer": frozenset({"EXECUTE"})},
@@ -53,7 +54,8 @@ _PUBLIC_KEEPS = {"schema": frozenset({"USAGE"}), "database": frozenset({"CONNECT
 
 _SITUATION = """
 SELECT current_user::text AS me, n.nspname::text AS schema, current_database()::text AS database,
-       u.rolsuper AS is_superuser,
+       u.rolsuper AS is_superuser, EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') AS has_timescale,
+       EXISTS (SELECT FROM pg_class k WHERE k.relname = 'pgtick_candles' AND k.relnamespace = n.oid) AS has_candles,
        u.rolsuper OR coalesce((SELECT bool_or(pg_has_role(m.member, 'USAGE') AND m.admin_option) FROM pg_auth_members m
            WHERE m.roleid = 'pg_read_all_stats'::regrole), false)
            OR u.rolcreaterole AND current_setting('server_version_num')::int < 160000 AS may_grant_statistics
@@ -61,8 +63,9 @@ FROM pg_roles u, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE u.rolname = current_user AND c.oid = $1
 """
 _ROLES = """
-SELECT rolname::text AS name, rolcanlogin OR rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls
-           AS is_more, pg_has_role(current_user, oid, 'USAGE') AND pg_has_role(current_user, oid, $2) AS is_mine,
+SELECT rolname::text AS name, rolcanlogin AS may_log_in,
+       rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls AS is_more,
+       pg_has_role(current_user, oid, 'USAGE') AND pg_has_role(current_user, oid, $2) AS is_mine,
        EXISTS (SELECT FROM pg_auth_members m WHERE m.roleid = 'pg_read_all_stats'::regrole AND m.member = r.oid)
            AS sees_statistics
 FROM pg_roles r WHERE rolname = ANY ($1)
@@ -88,6 +91,9 @@ WITH home AS (
     UNION ALL
     SELECT c.oid, '{{}}', 'partition' FROM pg_inherits i JOIN series s ON s.oid = i.inhparent
     JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition
+    UNION ALL
+    SELECT c.oid, '{{}}', 'candles' FROM pg_class c JOIN home ON home.oid = c.relnamespace
+    WHERE c.relkind IN ('v', 'm') AND c.relname = ANY ($3)
 ), objects AS (
     SELECT 'TABLE' AS kind, r.class, format('%I.%I', n.nspname, c.relname) AS name, c.relowner AS owner,
            coalesce(c.relacl, acldefault('r', c.relowner)) AS acl, r.columns, r.oid AS table_oid
@@ -152,8 +158,11 @@ async def set_up_roles(
         if situation is None:
             raise PgtickError("there are no tables of pgtick in this database: migrate it first")
         statements = await _role_statements(db, names, situation)
-        query = _OBJECTS.format(schema=quote_identifier(situation["schema"]))
-        statements += _object_statements(await db.fetch(query, list(names.values()), place), names, situation)
+        schema = quote_identifier(situation["schema"])
+        candles = situation["has_candles"] and await db.fetch(f"SELECT candle_view FROM {schema}.pgtick_candles")
+        views = [record[0] for record in candles or ()]
+        records = await db.fetch(_OBJECTS.format(schema=schema), list(names.values()), place, views)
+        statements += _object_statements(records, names, situation)
         if not dry_run:
             for statement in statements:
                 await _execute(db, statement)
@@ -174,10 +183,13 @@ async def _role_statements(db: DatabaseManager, names: dict[str, str], situation
     records = await db.fetch(_ROLES, list(names.values()), "SET" if has_set_option else "MEMBER")
     there = {record["name"]: record for record in records}
     for name, record in there.items():
-        if record["is_more"]:
+        if record["is_more"] or (record["may_log_in"] and name != names["owner"]):
             raise PgtickError(f"role {name} may log in or has rights over the server: choose another prefix")
     statements = [f"CREATE ROLE {quote_identifier(name)} NOLOGIN" for name in names.values() if name not in there]
     owner, monitor = there.get(names["owner"]), there.get(names["monitor"])
+    if situation["has_timescale"] and not (owner and owner["may_log_in"]):
+        # TimescaleDB runs its policies as the tables' owner, and fails to where that role may not log in.
+        statements.append(f"ALTER ROLE {quote_identifier(names['owner'])} LOGIN")
     if not situation["is_superuser"] and not (owner and owner["is_mine"]):
         option = " WITH INHERIT TRUE, SET TRUE" if has_set_option else ""
         me = quote_identifier(situation["me"])
@@ -243,7 +255,8 @@ def _object_statements(records: Iterable[Any], names: dict[str, str], situation:
     own = [one for one in objects if not one.is_shared]
     owner = quote_identifier(names["owner"])
     handed_over = [
-        f"ALTER {one.kind} {one.name} OWNER TO {owner}"
+        # Of a continuous aggregate ALTER TABLE would hand over the view alone, without what is kept for it.
+        f"ALTER {'MATERIALIZED VIEW' if one.class_ == 'candles' else one.kind} {one.name} OWNER TO {owner}"
         for one in own
         if one.kind in ("TABLE", "ROUTINE") and one.owner != names["owner"]
     ]
