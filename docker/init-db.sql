@@ -357,13 +357,17 @@ BEGIN
     EXECUTE format('DROP TABLE IF EXISTS %I.%I', found_one.nspname, found_one.relname);
     RETURN true;
 END $remove$;
+    signature text;
+    body text;
 BEGIN
-    EXECUTE format('CREATE FUNCTION %I.pgtick_make_partition(series text, day date) RETURNS text %s%L', current_schema(),
-        head, replace(replace(make, '@schema@', quote_ident(current_schema())),
-                      '@schema_text@', quote_literal(current_schema())));
-    EXECUTE format('CREATE FUNCTION %I.pgtick_drop_partition(partition regclass) RETURNS bool %s%L', current_schema(),
-        head, replace(replace(remove, '@schema@', quote_ident(current_schema())),
-                      '@schema_text@', quote_literal(current_schema())));
+    FOR signature, body IN VALUES
+        ('pgtick_make_partition(series text, day date) RETURNS text', make),
+        ('pgtick_drop_partition(partition regclass) RETURNS bool', remove)
+    LOOP
+        body := replace(body, '@schema@', quote_ident(current_schema()));
+        body := replace(body, '@schema_text@', quote_literal(current_schema()));
+        EXECUTE format('CREATE FUNCTION %I.%s %s %L', current_schema(), signature, head, body);
+    END LOOP;
 END $do$;
 REVOKE EXECUTE ON FUNCTION pgtick_make_partition(text, date), pgtick_drop_partition(regclass) FROM PUBLIC;
 COMMENT ON FUNCTION pgtick_make_partition(text, date) IS
@@ -371,6 +375,6 @@ COMMENT ON FUNCTION pgtick_make_partition(text, date) IS
 COMMENT ON FUNCTION pgtick_drop_partition(regclass) IS
     'drops a partition that is wholly older than the retention in pgtick_time_series, with its owner''s rights';
 
-INSERT INTO pgtick_migrations (namespace, id, name, checksum) VALUES ('pgtick', '005', 'partition_functions', 'e882dd2afc9cce6722db875b59dfdde9e0ff2e300a77b5e485e3f82e863823d4');
+INSERT INTO pgtick_migrations (namespace, id, name, checksum) VALUES ('pgtick', '005', 'partition_functions', 'b2611d5a6ff25d4eb5e55166fd34d55a17a90d2b42c8f978a9f8d05d3bcd8ba3');
 
 COMMIT;

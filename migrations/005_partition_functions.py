@@ -88,13 +88,17 @@ BEGIN
     EXECUTE format('DROP TABLE IF EXISTS %I.%I', found_one.nspname, found_one.relname);
     RETURN true;
 END $remove$;
+    signature text;
+    body text;
 BEGIN
-    EXECUTE format('CREATE FUNCTION %I.pgtick_make_partition(series text, day date) RETURNS text %s%L', current_schema(),
-        head, replace(replace(make, '@schema@', quote_ident(current_schema())),
-                      '@schema_text@', quote_literal(current_schema())));
-    EXECUTE format('CREATE FUNCTION %I.pgtick_drop_partition(partition regclass) RETURNS bool %s%L', current_schema(),
-        head, replace(replace(remove, '@schema@', quote_ident(current_schema())),
-                      '@schema_text@', quote_literal(current_schema())));
+    FOR signature, body IN VALUES
+        ('pgtick_make_partition(series text, day date) RETURNS text', make),
+        ('pgtick_drop_partition(partition regclass) RETURNS bool', remove)
+    LOOP
+        body := replace(body, '@schema@', quote_ident(current_schema()));
+        body := replace(body, '@schema_text@', quote_literal(current_schema()));
+        EXECUTE format('CREATE FUNCTION %I.%s %s %L', current_schema(), signature, head, body);
+    END LOOP;
 END $do$;
 REVOKE EXECUTE ON FUNCTION pgtick_make_partition(text, date), pgtick_drop_partition(regclass) FROM PUBLIC;
 COMMENT ON FUNCTION pgtick_make_partition(text, date) IS
