@@ -17,6 +17,11 @@ __all__ = ["verify_schema"]
 
 logger = logging.getLogger(__name__)
 
+_NO_RIGHT = (
+    "{} may not create a schema to run the migrations in, and nobody who may has stored what they declare: "
+    "let the role that migrates verify or start once, or GRANT CREATE ON DATABASE"
+)
+
 
 async def verify_schema(db: DatabaseManager | None = None) -> list[Drift]:
     """Return where the live schema differs from what the applied migrations declare; [] when it does not.
@@ -32,18 +37,12 @@ async def _verify(db: DatabaseManager, *, anew: bool) -> list[Drift]:
     place = await read_place(db)
     try:
         declared = await get_declaration(db, place, anew=anew)
+        if declared is None:
+            return [_unverifiable(place, _NO_RIGHT.format(place.role))]
+        drifts = [Drift("", "migration", label, "unverifiable", "", reason) for label, reason in declared.unverifiable]
+        return sorted(drifts + await _compare_live(db, place, declared))
     except (PgtickError, asyncpg.PostgresError, OSError) as error:  # TimeoutError is an OSError
         return [_unverifiable(place, " ".join(str(error).split()) or type(error).__name__)]
-    if declared is None:
-        return [
-            _unverifiable(
-                place,
-                f"{place.role} may not create a schema to run the migrations in, and nobody who may has stored what "
-                "they declare: let the role that migrates verify or start once, or GRANT CREATE ON DATABASE",
-            )
-        ]
-    drifts = [Drift("", "migration", label, "unverifiable", "", reason) for label, reason in declared.unverifiable]
-    return sorted(drifts + await _compare_live(db, place, declared))
 
 
 def _unverifiable(place: Place, reason: str) -> Drift:

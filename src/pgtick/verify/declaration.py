@@ -33,7 +33,7 @@ _LOCK_TIMEOUT = "2s"  # for what a migration touches outside of the scratch sche
 _PLACE = """
 SELECT current_schema()::text AS schema, quote_ident(current_schema()) AS quoted, current_user::text AS role,
     current_schemas(false)::text[] AS search_path,
-    EXISTS (SELECT FROM pg_extension WHERE extnamespace = current_schema()::regnamespace) AS holds_extension,
+    EXISTS (SELECT FROM pg_extension WHERE extnamespace = quote_ident(current_schema())::regnamespace) AS holds_extension,
     ARRAY(SELECT extname || ' ' || extversion FROM pg_extension ORDER BY extname)::text[] AS extensions,
     coalesce(current_setting('timescaledb.license', true), '') AS licence,
     has_database_privilege(current_database(), 'CREATE') AND current_setting('transaction_read_only') = 'off'
@@ -165,7 +165,8 @@ async def _rolled_back(db: DatabaseManager) -> AsyncIterator[None]:
 async def _make(db: DatabaseManager, place: Place, applied: set[tuple[str, str]]) -> Declaration:
     """Run the applied migrations in a scratch schema, read it, and roll everything back."""
     loaded = [await file.load() for file in discover(db.config.migration_folders) if file.key in applied]
-    scratch = f"pgtick_verify_{secrets.token_hex(8)}"
+    # One that wants quotes where the live one does: what a migration makes of its schema's name is then alike.
+    scratch = f"{'pgtick' if place.quoted == place.schema else 'Pgtick'}_verify_{secrets.token_hex(8)}"
     # The engine of the live tables, not that of an empty schema; and one connection, which holds the transaction.
     engine = (await get_engine(db)).name
     own = await open_manager(msgspec.structs.replace(db.config, engine=engine, min_connections=1, max_connections=1))
@@ -173,14 +174,14 @@ async def _make(db: DatabaseManager, place: Place, applied: set[tuple[str, str]]
         with use_manager(own):
             async with _rolled_back(own):
                 await _enter(own, place, scratch)
-                makers, unverifiable = await _run(own, scratch, loaded)
+                makers, unverifiable = await _run(own, place, scratch, loaded)
                 items = await read_items(own, scratch, place.extension_names)
     finally:
         await own.close()
     failed = {label.partition("/")[0] for label, _ in unverifiable}
     return Declaration(
         [
-            Item(item.table, item.kind, item.name, item.text.replace(scratch, place.quoted))
+            Item(item.table, item.kind, item.name, _named(item.text, scratch, place))
             for item in items.values()
             if makers.get(item.table or item.name) not in failed
         ],
@@ -188,10 +189,17 @@ async def _make(db: DatabaseManager, place: Place, applied: set[tuple[str, str]]
     )
 
 
+def _named(text: str, scratch: str, place: Place) -> str:
+    """Return the text with the live schema's name for the scratch schema's."""
+    return text.replace(quote_identifier(scratch), place.quoted).replace(scratch, place.schema)
+
+
 async def _enter(db: DatabaseManager, place: Place, scratch: str) -> None:
     beside = [schema for schema in place.search_path if schema != place.schema or place.holds_extension]
     path = ", ".join(quote_identifier(schema) for schema in (scratch, *beside))
-    await db.execute(f"CREATE SCHEMA {scratch}")
+    await db.execute(f"CREATE SCHEMA {quote_identifier(scratch)}")
+    if "citus" in place.extension_names:  # several steps of DDL in one transaction go over one connection a node
+        await db.execute("SET LOCAL citus.multi_shard_modify_mode = 'sequential'")
     await db.execute(
         "SELECT set_config('search_path', $1, true), set_config('lock_timeout', $2, true), "
         "set_config('application_name', 'pgtick verify', true)",
@@ -201,7 +209,7 @@ async def _enter(db: DatabaseManager, place: Place, scratch: str) -> None:
 
 
 async def _run(
-    db: DatabaseManager, scratch: str, migrations: list[LoadedMigration]
+    db: DatabaseManager, place: Place, scratch: str, migrations: list[LoadedMigration]
 ) -> tuple[dict[str, str], list[tuple[str, str]]]:
     """Run what can be run; return {table or function: namespace that made it} and [(migration, why it could not)].
 
@@ -219,18 +227,19 @@ async def _run(
             continue
         try:
             async with db.transaction():
-                await _apply(db, loaded)
+                await _apply(db, place, loaded)
         except Exception as error:  # a migration is anybody's code
             failed[file.namespace] = file.label
             reason = " ".join(str(error).split()) or type(error).__name__
             unverifiable.append((file.label, f"in an empty schema it fails: {reason}"))
-        for (name,) in await db.fetch(_NAMES, scratch):
+        for (name,) in await db.fetch(_NAMES, quote_identifier(scratch)):
             makers.setdefault(name, file.namespace)
     return makers, unverifiable
 
 
-async def _apply(db: DatabaseManager, loaded: LoadedMigration) -> None:
+async def _apply(db: DatabaseManager, place: Place, loaded: LoadedMigration) -> None:
+    query = "SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass($1)"
     for table in loaded.dependencies:
-        if await db.fetchval("SELECT to_regclass($1)", table) is None:
-            raise MigrationError(f"the table {table} is not there")
+        if await db.fetchval(query, table) in (None, place.quoted):  # not there, or the live one
+            raise MigrationError(f"the table {table}, which it needs, could not be made")
     await loaded.up(db)

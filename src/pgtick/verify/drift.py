@@ -31,13 +31,13 @@ class Drift(msgspec.Struct, frozen=True, order=True):
     def __str__(self) -> str:
         what = self.kind if self.name in ("", self.table) else f"{self.kind} {self.name}"
         where = f"{self.table}: {what}" if self.table else what
+        if self.state == "unverifiable":
+            return f"{where} cannot be verified: {self.live}"
         declared, live = _shown(self.declared, self.live)
         if self.state == "missing":
             return f"{where} is missing; declared: {declared}"
         if self.state == "extra":
             return f"{where} is not declared: {live}"
-        if self.state == "unverifiable":
-            return f"{where} cannot be verified: {live}"
         return f"{where} is not as declared: {live}; declared: {declared}"
 
     @property
