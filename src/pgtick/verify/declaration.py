@@ -33,7 +33,8 @@ _LOCK_TIMEOUT = "2s"  # for what a migration touches outside of the scratch sche
 _PLACE = """
 SELECT current_schema()::text AS schema, quote_ident(current_schema()) AS quoted, current_user::text AS role,
     current_schemas(false)::text[] AS search_path,
-    EXISTS (SELECT FROM pg_extension WHERE extnamespace = quote_ident(current_schema())::regnamespace) AS holds_extension,
+    EXISTS (SELECT FROM pg_extension WHERE extnamespace = quote_ident(current_schema())::regnamespace)
+        AS holds_extension,
     ARRAY(SELECT extname || ' ' || extversion FROM pg_extension ORDER BY extname)::text[] AS extensions,
     coalesce(current_setting('timescaledb.license', true), '') AS licence,
     has_database_privilege(current_database(), 'CREATE') AND current_setting('transaction_read_only') = 'off'
