@@ -19,6 +19,7 @@ from pgtick.config import DatabaseConfig
 from pgtick.connection import DatabaseManager, initialize_database, open_manager
 from pgtick.embedded import start_embedded
 from pgtick.migrator import run_pending_migrations
+from pgtick.verify import verify_schema
 
 PREFIX = f"pgtick_test_{os.getpid()}_"
 _numbers = itertools.count()
@@ -120,6 +121,7 @@ def template(server: DatabaseConfig, server_kind: str) -> Iterator[str]:
         db = await open_manager(_named(server, name))
         try:
             await run_pending_migrations(db)
+            assert await verify_schema(db) == []  # stored, so that the clones need not make it at their start
         finally:
             await db.close()
         # The extensions' workers would hold it, and a template that is in use cannot be cloned.

@@ -41,6 +41,7 @@ SAMPLES: dict[str, tuple[str, Any, str, Any]] = {
     "engine": ("plain", "plain", "timescale", "timescale"),
     "migration_folders": ("/a:/b", ("/a", "/b"), "/c", ("/c",)),
     "maintenance_interval_s": ("0", 0.0, "60", 60.0),
+    "verify": ("off", "off", "refuse", "refuse"),
 }
 VARIABLES = [(field, names) for field, names in config_module._VARIABLES.items()]
 

@@ -26,7 +26,7 @@ FLOORS = [
     {"rules", "models", "tables", "config"},
     {"_fast"},
     {"connection", "embedded"},
-    {"engines", "cache_operations", "migrator", "migrations", "roles"},
+    {"engines", "cache_operations", "migrator", "migrations", "roles", "verify"},
     {"reader", "writer"},
     {"operations"},
     {"adapters", "cli"},
@@ -165,6 +165,7 @@ def test_errors_can_be_pickled_and_keep_their_attributes() -> None:
         row,
         errors.BatchError("trade_snapshots", 2, 1, [row]),
         errors.ConfigError("POSTGRES_PORT", "must be a number"),
+        errors.SchemaDriftError(["a", "b"]),
         errors.ValidationError("trade_snapshots", "price", 0, "must be > 0"),
     ):
         again = pickle.loads(pickle.dumps(error))

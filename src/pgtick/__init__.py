@@ -13,7 +13,16 @@ from pgtick.cache_operations import (
 )
 from pgtick.config import DatabaseConfig, HftConfig
 from pgtick.connection import DatabaseManager, get_db_manager, initialize_database
-from pgtick.errors import BatchError, ConfigError, MigrationError, ParallelError, PgtickError, RowError, ValidationError
+from pgtick.errors import (
+    BatchError,
+    ConfigError,
+    MigrationError,
+    ParallelError,
+    PgtickError,
+    RowError,
+    SchemaDriftError,
+    ValidationError,
+)
 from pgtick.migrator import (
     get_available_migrations,
     rollback_migration,
@@ -32,6 +41,7 @@ from pgtick.models import (
     TradeSnapshot,
 )
 from pgtick.tables import Column, Table
+from pgtick.verify import Drift, verify_schema
 from pgtick.writer import ParallelResult, StoreResult, Writer, copy_parallel, store_columns, store_rows
 
 __all__ = [
@@ -44,6 +54,7 @@ __all__ = [
     "ConfigError",
     "DatabaseConfig",
     "DatabaseManager",
+    "Drift",
     "Exchange",
     "FundingRateSnapshot",
     "HftConfig",
@@ -53,6 +64,7 @@ __all__ = [
     "ParallelResult",
     "PgtickError",
     "RowError",
+    "SchemaDriftError",
     "StoreResult",
     "Symbol",
     "Table",
@@ -77,4 +89,5 @@ __all__ = [
     "store_columns",
     "store_rows",
     "symbol_cache",
+    "verify_schema",
 ]

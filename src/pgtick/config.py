@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 
 _SSL_MODES = ("disable", "require", "verify-ca", "verify-full")
 _ENGINES = ("auto", "plain", "timescale", "citus")
-_TEXTS = ("host", "database", "user", "password", "passfile", "sslmode", "sslrootcert", "engine")
+_VERIFY = ("off", "warn", "refuse")
+_TEXTS = ("host", "database", "user", "password", "passfile", "sslmode", "sslrootcert", "engine", "verify")
 _POSITIVE = ("connect_timeout_s", "acquire_timeout_s", "statement_timeout_s", "max_connections")
 _NOT_NEGATIVE = ("min_connections", "maintenance_interval_s")
 _WHOLE = ("port", "min_connections", "max_connections")
@@ -46,7 +47,8 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True):
     verify-full for every other; ``require`` encrypts and checks nothing, unless ``sslrootcert`` is given, which makes
     it verify-ca as in libpq. Without ``sslrootcert`` (or with "system") the machine's own authorities are trusted.
     ``pooler``: a transaction pooler (pgbouncer) is in between, so no statement cache and no LISTEN.
-    ``maintenance_interval_s`` 0 switches the service's own maintenance off.
+    ``maintenance_interval_s`` 0 switches the service's own maintenance off. ``verify``: what a start does about a
+    schema that is not the declared one: off, warn or refuse.
     """
 
     host: str
@@ -67,6 +69,7 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True):
     engine: str = "auto"
     migration_folders: tuple[str, ...] = ()
     maintenance_interval_s: float = 3600.0
+    verify: str = "warn"
 
     def __post_init__(self) -> None:
         for name in _TEXTS:
@@ -88,6 +91,8 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError("sslmode", rule)
         if self.engine not in _ENGINES:
             raise ConfigError("engine", f"must be one of {', '.join(_ENGINES)}")
+        if self.verify not in _VERIFY:
+            raise ConfigError("verify", f"must be one of {', '.join(_VERIFY)}")
 
     def __repr__(self) -> str:
         return f"DatabaseConfig({self.to_dsn()})"
@@ -271,6 +276,7 @@ _VARIABLES = {
     "engine": ("POSTGRES_ENGINE",),
     "migration_folders": ("POSTGRES_MIGRATION_FOLDERS",),
     "maintenance_interval_s": ("POSTGRES_MAINTENANCE_INTERVAL",),
+    "verify": ("POSTGRES_VERIFY",),
 }
 _BOOLEANS = {
     "1": True,

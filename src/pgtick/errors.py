@@ -7,6 +7,7 @@
     ├── AcquireTimeoutError   no connection came free before the deadline (also a TimeoutError)
     ├── StatementTimeoutError a statement ran past the deadline and was cancelled (also a TimeoutError)
     ├── MigrationError        a migration cannot be found, ordered, loaded or applied
+    ├── SchemaDriftError      the live schema is not the declared one, and the setting verify is refuse
     ├── ValidationError       a field of a model breaks a rule (also a ValueError)
     │   └── RowError          ... in a row of a batch: table, index, column, value, rule
     ├── BatchError            some rows of a batch were refused; the rest is stored
@@ -34,6 +35,7 @@ __all__ = [
     "PgtickError",
     "QueryError",
     "RowError",
+    "SchemaDriftError",
     "StatementTimeoutError",
     "ValidationError",
     "short_repr",
@@ -88,6 +90,20 @@ class StatementTimeoutError(PgtickError, TimeoutError):
 
 class MigrationError(PgtickError):
     """A migration cannot be found, ordered, loaded or applied."""
+
+
+class SchemaDriftError(PgtickError):
+    """The live schema is not the declared one; ``drifts`` are the differences (pgtick.verify.Drift)."""
+
+    def __init__(self, drifts: Sequence[Any]) -> None:
+        super().__init__(drifts)
+        self.drifts = tuple(drifts)
+
+    def __str__(self) -> str:
+        return (
+            f"the schema differs from the declared one in {len(self.drifts)} places, and the setting verify is refuse: "
+            + "; ".join(map(str, self.drifts))
+        )
 
 
 class ValidationError(PgtickError, ValueError):

@@ -1,0 +1,179 @@
+"""verify on TimescaleDB of either licence, at PGTICK_TEST_TIMESCALE_DSN: hypertables, chunk intervals, policies."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import msgspec
+import pytest
+
+from pgtick.config import DatabaseConfig
+from pgtick.connection import DatabaseManager, initialize_database
+from pgtick.engines import maintain
+from pgtick.verify import Drift, declaration, verify_schema
+from pgtick.verify.catalog import read_items
+
+DSN = os.environ.get("PGTICK_TEST_TIMESCALE_DSN")
+pytestmark = pytest.mark.skipif(not DSN, reason="no TimescaleDB: PGTICK_TEST_TIMESCALE_DSN is not set")
+
+T = "trade_snapshots"
+_numbers = itertools.count()
+
+
+@pytest.fixture
+async def db() -> AsyncIterator[DatabaseManager]:
+    """A started manager on a database of its own, with exchange 1, symbol 1 and a trade."""
+    assert DSN is not None
+    server = DatabaseConfig.from_dsn(DSN)
+    config = msgspec.structs.replace(server, database=f"pgtick_test_{os.getpid()}_verify{next(_numbers)}")
+    connection = await asyncpg.connect(**server.connect_kwargs())
+    await connection.execute(f"CREATE DATABASE {config.database}")
+    try:
+        own = await asyncpg.connect(**config.connect_kwargs())
+        await own.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+        await own.close()
+        manager = await initialize_database(config)
+        await manager.execute(
+            "INSERT INTO exchanges (enum_value, exchange_name, market_type) VALUES ('A_SPOT', 'A', 'SPOT');"
+            "INSERT INTO symbols (exchange_id, symbol_base, symbol_quote, exchange_symbol) VALUES (1, 'B', 'C', 'BC')"
+        )
+        await manager.execute(_TRADE, "first")
+        yield manager
+        await manager.close()
+    finally:
+        await connection.execute(f"DROP DATABASE {config.database} WITH (FORCE)")
+        await connection.close()
+
+
+_TRADE = (
+    "INSERT INTO trade_snapshots (timestamp, symbol_id, price, quantity, side, trade_id) "
+    "VALUES (now(), 1, 1, 1, 'buy', $1)"
+)
+_LEFT = """
+SELECT (SELECT array_agg(nspname::text ORDER BY 1) FROM pg_namespace) AS schemas,
+    (SELECT count(*) FROM pg_class) AS n_relations,
+    (SELECT array_agg(job_id ORDER BY 1) FROM timescaledb_information.jobs) AS jobs,
+    (SELECT count(*) FROM _timescaledb_catalog.hypertable) AS n_hypertables,
+    (SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
+        WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()) AS n_locks
+"""
+
+
+def told(drifts: list[Drift]) -> list[tuple[str, str, str, str]]:
+    return [(drift.table, drift.kind, drift.name, drift.state) for drift in drifts]
+
+
+@pytest.fixture
+async def community(db: DatabaseManager) -> None:
+    if await db.fetchval("SHOW timescaledb.license") != "timescale":
+        pytest.skip("the server given has the licence apache: no policies")
+
+
+async def test_fresh_database_has_no_drift_and_nothing_is_left_behind(db: DatabaseManager) -> None:
+    before = await db.fetchrow(_LEFT)
+    for _ in range(2):
+        assert await verify_schema(db) == []
+    assert await db.fetchrow(_LEFT) == before
+
+
+async def test_changed_settings_are_the_user_s(db: DatabaseManager) -> None:
+    await db.execute(f"UPDATE pgtick_time_series SET retention = '120:00:00' WHERE table_name = '{T}'")
+    await maintain(db)
+    assert await verify_schema(db) == []
+
+
+PLANTED = {
+    "chunk interval changed": (f"SELECT set_chunk_time_interval('{T}', interval '1 day')", (T, "chunk interval", T)),
+    "chunk interval not followed": (
+        f"UPDATE pgtick_time_series SET chunk_interval = '45 min' WHERE table_name = '{T}'; "
+        f"SELECT remove_retention_policy('{T}', if_exists => true)",
+        (T, "chunk interval", T),
+    ),
+    "column retyped": (f"ALTER TABLE {T} ALTER price TYPE numeric(20, 8)", (T, "column", "price")),
+    "primary key of others": (
+        f"ALTER TABLE {T} DROP CONSTRAINT {T}_pkey, ADD PRIMARY KEY (timestamp, symbol_id, trade_id)",
+        (T, "primary key", f"{T}_pkey"),
+    ),
+}
+OF_POLICIES = {
+    "retention removed": (f"SELECT remove_retention_policy('{T}')", (T, "policy", "retention", "missing")),
+    "retention of another span": (
+        f"SELECT remove_retention_policy('{T}'); SELECT add_retention_policy('{T}', drop_after => interval '30 days', "
+        "schedule_interval => interval '30 min')",
+        (T, "policy", "retention", "changed"),
+    ),
+    "retention paused": (
+        f"SELECT alter_job(job_id, scheduled => false) FROM timescaledb_information.jobs WHERE hypertable_name = '{T}'",
+        (T, "policy", "retention", "changed"),
+    ),
+    "retention not followed": (
+        f"UPDATE pgtick_time_series SET retention = '5 days' WHERE table_name = '{T}'",
+        (T, "policy", "retention", "changed"),
+    ),
+    "row of pgtick_time_series deleted": (
+        f"DELETE FROM pgtick_time_series WHERE table_name = '{T}'",
+        (T, "setting", "pgtick_time_series", "missing"),
+    ),
+    "plain table instead of a hypertable": (
+        f"CREATE TABLE t (LIKE {T} INCLUDING ALL); DROP TABLE {T}; ALTER TABLE t RENAME TO {T};"
+        f"ALTER INDEX t_pkey RENAME TO {T}_pkey",
+        (T, "hypertable", T, "missing"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+async def test_planted_drift_is_found(db: DatabaseManager, name: str) -> None:
+    sql, expected = PLANTED[name]
+    await db.execute(sql)
+    drifts = [drift for drift in await verify_schema(db) if drift.kind != "policy"]
+    assert told(drifts) == [(*expected, "changed")]
+
+
+@pytest.mark.parametrize("name", OF_POLICIES)
+async def test_planted_drift_is_found_alone(db: DatabaseManager, community: None, name: str) -> None:
+    sql, expected = OF_POLICIES[name]
+    await db.execute(sql)
+    drifts = await verify_schema(db)
+    own = [drift for drift in drifts if drift.kind != "trigger"]  # LIKE copies none
+    assert told(own) == [expected]
+    assert (drifts == own) is (name != "plain table instead of a hypertable" or db.server_version < 180000)
+
+
+async def test_trigger_disabled_is_found(db: DatabaseManager) -> None:
+    await db.execute("ALTER TABLE symbols DISABLE TRIGGER keep_rows")
+    assert told(await verify_schema(db)) == [("symbols", "trigger", "keep_rows", "changed")]
+
+
+async def test_maintenance_puts_policies_right(db: DatabaseManager, community: None) -> None:
+    await db.execute(OF_POLICIES["retention of another span"][0])
+    (drift,) = await verify_schema(db)
+    assert "pgtick maintain" in drift.advice
+    await maintain(db)
+    assert await verify_schema(db) == []
+
+
+async def test_verify_holds_up_nobody(db: DatabaseManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait_inside(*args: Any) -> Any:
+        entered.set()
+        await go_on.wait()
+        return await read_items(*args)
+
+    monkeypatch.setattr(declaration, "read_items", wait_inside)
+    verifying = asyncio.create_task(verify_schema(db))
+    async with asyncio.timeout(20):
+        await entered.wait()
+    async with db.transaction():  # rows, also of a new chunk, and retention: while the scratch schema is open
+        await db.execute("SET LOCAL lock_timeout = '200ms'")
+        await db.execute(_TRADE, "second")
+        await db.execute(_TRADE.replace("now()", "now() - interval '10 days'"), "old")
+    await db.fetch(f"SELECT drop_chunks('{T}', older_than => interval '9 days')")
+    go_on.set()
+    assert await verifying == []
