@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import click
 import msgspec
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table as Grid
 
@@ -21,6 +21,7 @@ from pgtick.doctor.report import Series
 __all__ = ["doctor"]
 
 _STYLES = {"action": "bold red", "warning": "yellow"}
+_WIDTH = 150
 _N_MARKED = 3  # exchanges named in a table's line, the stalest first
 
 
@@ -51,7 +52,10 @@ def doctor(dsn: str | None, as_json: bool, stale_after: tuple[tuple[str, timedel
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
     else:
-        print_report(Console(), report)
+        console = Console()
+        if not console.is_terminal:  # a pipe or a log has no width of its own
+            console.width = max(console.width, _WIDTH)
+        print_report(console, report)
     sys.exit(report.exit_code)
 
 
@@ -125,7 +129,8 @@ def _print_head(console: Console, report: Report) -> None:
 def _grid(*columns: str) -> Grid:
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        grid.add_column(column, justify="right" if column in ("rows (about)", "size", "parts") else "left")
+        justify: JustifyMethod = "right" if column in ("rows (about)", "size", "parts") else "left"
+        grid.add_column(column, justify=justify, no_wrap=column == "table")
     return grid
 
 

@@ -50,15 +50,16 @@ CONNECTIONS = """
 SELECT current_setting('max_connections')::int AS n_max,
        current_setting('superuser_reserved_connections')::int
            + coalesce(current_setting('reserved_connections', true), '0')::int AS n_reserved,
-       coalesce(application_name, '?') AS application, count(*) AS n_sessions
+       regexp_replace(application_name, ' gpid=.*', '') AS application, count(*) AS n_sessions
 FROM pg_stat_activity WHERE coalesce(backend_type = 'client backend', usesysid IS NOT NULL)
 GROUP BY application ORDER BY n_sessions DESC, application
 """
 
 IDLE_IN_TRANSACTION = """
-SELECT pid, usename::text AS role, application_name AS application, now() - state_change AS idle_for
+SELECT pid, usename::text AS role, application_name AS application, clock_timestamp() - state_change AS idle_for
 FROM pg_stat_activity
-WHERE state LIKE 'idle in transaction%' AND clock_timestamp() - state_change > interval '1 minute'
+WHERE datname = current_database() AND state LIKE 'idle in transaction%'
+    AND clock_timestamp() - state_change > interval '1 minute'
 ORDER BY state_change
 """
 
@@ -66,8 +67,8 @@ VACUUM_HELD_BACK = """
 SELECT format('session %s of %s, %s', pid, usename, coalesce(nullif(application_name, ''), '?')) AS holder,
        clock_timestamp() - xact_start AS open_for, format('SELECT pg_terminate_backend(%s)', pid) AS do
 FROM pg_stat_activity
-WHERE backend_type = 'client backend' AND coalesce(backend_xmin, backend_xid) IS NOT NULL
-    AND clock_timestamp() - xact_start > interval '10 minutes'
+WHERE datname = current_database() AND backend_type = 'client backend'
+    AND coalesce(backend_xmin, backend_xid) IS NOT NULL AND clock_timestamp() - xact_start > interval '10 minutes'
 UNION ALL
 SELECT format('prepared transaction %s', gid), clock_timestamp() - prepared, format('ROLLBACK PREPARED %L', gid)
 FROM pg_prepared_xacts
@@ -76,15 +77,16 @@ UNION ALL
 SELECT format('replication slot %s, which nobody reads', slot_name), NULL,
        format('SELECT pg_drop_replication_slot(%L)', slot_name)
 FROM pg_replication_slots
-WHERE NOT active AND NOT temporary AND (xmin IS NOT NULL OR catalog_xmin IS NOT NULL OR restart_lsn IS NOT NULL)
+WHERE NOT active AND NOT temporary AND coalesce(database, current_database()) = current_database()
+    AND (xmin IS NOT NULL OR catalog_xmin IS NOT NULL OR restart_lsn IS NOT NULL)
 ORDER BY open_for DESC NULLS LAST
 """
 
 WAITING_LOCKS = """
 SELECT l.pid, coalesce(l.relation::regclass::text, l.locktype) AS target, l.mode,
        clock_timestamp() - l.waitstart AS waits_for, pg_blocking_pids(l.pid) AS blocked_by
-FROM pg_locks l
-WHERE NOT l.granted AND clock_timestamp() - l.waitstart > interval '10 seconds'
+FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE a.datname = current_database() AND NOT l.granted AND clock_timestamp() - l.waitstart > interval '10 seconds'
 ORDER BY l.waitstart
 """
 
@@ -105,7 +107,8 @@ CROSS JOIN LATERAL (SELECT has_sequence_privilege(c.oid, 'USAGE, SELECT') AS is_
 LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0
     AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
 LEFT JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-WHERE s.seqincrement > 0 AND NOT s.seqcycle AND c.relnamespace = current_schema()::regnamespace
+WHERE s.seqincrement > 0 AND NOT s.seqcycle
+    AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
 ORDER BY 1
 """
 

@@ -105,7 +105,7 @@ class Connections(msgspec.Struct, frozen=True, kw_only=True):
     n_used: int
     n_max: int
     n_reserved: int  # of n_max, for superusers and members of pg_use_reserved_connections
-    n_by_application: dict[str, int]  # "?": of a role whose sessions this one may not see
+    n_by_application: dict[str, int]
 
 
 class Report(msgspec.Struct, kw_only=True):

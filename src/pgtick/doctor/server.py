@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
+from time import perf_counter, time
 
 from pgtick.doctor import queries
 from pgtick.doctor.examination import Examination
@@ -99,9 +99,9 @@ async def look_at_clock(examination: Examination) -> None:
     async with examination.looking("clock"):
         probes = []
         for _ in range(_N_PROBES):
-            started, started_s = time.time(), time.perf_counter()
+            started, started_s = time(), perf_counter()
             server_time: datetime = await examination.db.fetchval("SELECT clock_timestamp()")
-            round_trip_s = time.perf_counter() - started_s
+            round_trip_s = perf_counter() - started_s
             middle = datetime.fromtimestamp(started + round_trip_s / 2, UTC)
             probe = Clock(skew_s=(server_time - middle).total_seconds(), uncertainty_s=round_trip_s / 2)
             probes.append(probe)
