@@ -67,7 +67,7 @@ VACUUM_HELD_BACK = """
 SELECT format('session %s of %s, %s', pid, usename, coalesce(nullif(application_name, ''), '?')) AS holder,
        clock_timestamp() - xact_start AS open_for, format('SELECT pg_terminate_backend(%s)', pid) AS do
 FROM pg_stat_activity
-WHERE datname = current_database() AND backend_type = 'client backend'
+WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
     AND coalesce(backend_xmin, backend_xid) IS NOT NULL AND clock_timestamp() - xact_start > interval '10 minutes'
 UNION ALL
 SELECT format('prepared transaction %s', gid), clock_timestamp() - prepared, format('ROLLBACK PREPARED %L', gid)

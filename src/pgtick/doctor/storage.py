@@ -61,7 +61,10 @@ def _widen(record: Any) -> str:
         return f"ALTER SEQUENCE {record['sequence']} MAXVALUE, or RESTART where numbers are free again"
     if record["table"] is None:
         return widen
-    return f"{widen}; ALTER TABLE {record['table']} ALTER COLUMN {record['column']} TYPE bigint (rewrites the table)"
+    return (
+        f"{widen}; ALTER TABLE {record['table']} ALTER COLUMN {record['column']} TYPE bigint "
+        "(rewrites the table; triggers and views that use the column go before and come back after)"
+    )
 
 
 async def look_at_transaction_ids(examination: Examination) -> None:

@@ -182,7 +182,7 @@ def _findings(record: Any, partitions: list[_Partition]) -> Iterator[str]:
     old = [partition.name for partition in partitions if partition.stop is not None and partition.stop <= limit]
     if old:
         yield (
-            f"retention is not in force: {len(old)} partitions are older than it by more than a day, the oldest "
+            f"retention is not in force, {len(old)} partitions are older than it by more than a day, the oldest "
             f"{old[0]}: run pgtick maintain, and see why nobody does (maintenance_interval_s, cron, a long reader)"
         )
     for name in record["detaching"]:
