@@ -28,7 +28,7 @@ FLOORS = [
     {"connection", "embedded"},
     {"engines", "cache_operations", "migrator", "migrations", "roles", "verify"},
     {"reader", "writer"},
-    {"operations"},
+    {"operations", "doctor"},
     {"adapters", "cli"},
     {"__init__"},
 ]

@@ -150,6 +150,7 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True):
             "timeout": self.connect_timeout_s,
             "command_timeout": self.statement_timeout_s,
             "statement_cache_size": 0 if self.pooler else 100,
+            "server_settings": {"application_name": os.environ.get("PGAPPNAME") or "pgtick"},
         }
         password = self.password or os.environ.get("PGPASSWORD") or self._password_from_file()
         if password is not None:

@@ -1,4 +1,4 @@
-"""demo, server, replay, migrate, maintain."""
+"""demo, server, replay, migrate, maintain; doctor is in a module of its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import itertools
 import json
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -17,7 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import click
 import msgspec
 from rich.console import Console
@@ -25,7 +23,9 @@ from rich.progress import Progress
 
 from pgtick import engines
 from pgtick.cli import report
+from pgtick.cli.doctor import doctor
 from pgtick.cli.market import INSTRUMENTS, SimulatedMarket
+from pgtick.cli.running import run as _run
 from pgtick.config import DatabaseConfig, HftConfig
 from pgtick.connection import DatabaseManager, initialize_database, open_manager
 from pgtick.embedded import start_embedded
@@ -47,6 +47,9 @@ _N_MEASURED = 200
 @click.version_option(package_name="pgtick")
 def pgtick() -> None:
     """Store market data of crypto exchanges in PostgreSQL, and read it back."""
+
+
+pgtick.add_command(doctor)
 
 
 @asynccontextmanager
@@ -71,22 +74,6 @@ async def _database(dsn: str | None, name: str) -> AsyncIterator[tuple[DatabaseM
     finally:
         if server is not None:
             await asyncio.to_thread(server.stop)
-
-
-def _run(coroutine: Any) -> Any:
-    try:
-        return asyncio.run(coroutine)
-    except asyncpg.UndefinedTableError as error:
-        raise click.ClickException(f"{error}: is the database migrated? (pgtick migrate)") from error
-    except (
-        PgtickError,
-        asyncpg.PostgresError,
-        asyncpg.InterfaceError,
-        OSError,
-        TimeoutError,
-        subprocess.SubprocessError,
-    ) as error:
-        raise click.ClickException(str(error) or type(error).__name__) from error
 
 
 @pgtick.command()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 
 from pgtick.connection import DatabaseManager
-from pgtick.engines.base import Engine, fetch_briefly
+from pgtick.engines.base import Engine, SeriesInfo, SeriesSize, fetch_briefly
 from pgtick.tables import quote_identifier
 
 __all__ = ["PlainEngine"]
@@ -28,6 +29,21 @@ FROM (SELECT c.oid::regclass::text AS name, c.relname::text AS relname, pg_get_e
       FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid
       WHERE inhparent = quote_ident($1)::regclass AND NOT inhdetachpending) p
 WHERE bounds <> 'DEFAULT' ORDER BY start
+"""
+
+_SIZES = """
+SELECT s.table_name AS "table", coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint AS n_bytes,
+       coalesce(sum(pg_indexes_size(c.oid)), 0)::bigint AS n_index_bytes,
+       coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint AS n_rows, count(c.oid) AS n_parts
+FROM pgtick_time_series s
+LEFT JOIN LATERAL pg_partition_tree(to_regclass(quote_ident(s.table_name))) t ON t.isleaf
+LEFT JOIN pg_class c ON c.oid = t.relid
+WHERE to_regclass(quote_ident(s.table_name)) IS NOT NULL GROUP BY 1 ORDER BY 1
+"""
+_SERIES = """
+SELECT table_name, retention, relkind = 'p' AS is_partitioned, date_trunc('day', now(), 'UTC') AS today,
+       array(SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = c.oid AND inhdetachpending) AS detaching
+FROM pgtick_time_series JOIN pg_class c ON c.oid = to_regclass(quote_ident(table_name)) ORDER BY table_name
 """
 
 
@@ -132,6 +148,54 @@ class PlainEngine(Engine):
             elif answer[0][0]:  # else another process was first
                 dropped.append(name)
         return dropped
+
+    async def sizes(self, db: DatabaseManager) -> list[SeriesSize]:
+        """Return the size of every time-series table that is there, all its partitions together, by name."""
+        return [SeriesSize(**record) for record in await db.fetch(_SIZES)]
+
+    async def describe(self, db: DatabaseManager) -> list[SeriesInfo]:
+        """Return how every time-series table that is there is kept, by name, from its partitions' bounds."""
+        return [_info(record, await _partitions(db, record["table_name"])) for record in await db.fetch(_SERIES)]
+
+
+def _info(record: Any, partitions: list[_Partition]) -> SeriesInfo:
+    starts = [partition.start for partition in partitions]
+    stops = [partition.stop for partition in partitions]
+    return SeriesInfo(
+        table=record["table_name"],
+        kind="partitioned" if record["is_partitioned"] else "table",
+        part_interval=_DAY,
+        retention=record["retention"],
+        n_parts=len(partitions),
+        oldest=None if None in starts else min(filter(None, starts), default=None),
+        newest=None if None in stops else max(filter(None, stops), default=None),
+        retention_by="pgtick maintain" if record["is_partitioned"] else "nobody",
+        findings=tuple(_findings(record, partitions)),
+    )
+
+
+def _findings(record: Any, partitions: list[_Partition]) -> Iterator[str]:
+    """Yield what is not as it should be, each as "what is: what to do"."""
+    if not record["is_partitioned"]:
+        yield "is not partitioned, so nothing of it is ever dropped: adopt it with pgtick migrate baseline"
+        return
+    today = record["today"]
+    for word, day in (("today", today), ("tomorrow", today + _DAY)):
+        if not any(partition.holds_day(day) for partition in partitions):
+            yield f"no partition for {word} ({day:%Y-%m-%d}), its rows would wait for one: run pgtick maintain"
+    # A day more than the retention, since a partition goes only when all of it is too old and maintenance came by.
+    limit = today - record["retention"] - _DAY
+    old = [partition.name for partition in partitions if partition.stop is not None and partition.stop <= limit]
+    if old:
+        yield (
+            f"retention is not in force, {len(old)} partitions are older than it by more than a day, the oldest "
+            f"{old[0]}: run pgtick maintain, and see why nobody does (maintenance_interval_s, cron, a long reader)"
+        )
+    for name in record["detaching"]:
+        yield (
+            f"partition {name} is half detached, its rows are not seen: "
+            f"ALTER TABLE {quote_identifier(record['table_name'])} DETACH PARTITION {name} FINALIZE"
+        )
 
 
 async def _partitions(db: DatabaseManager, table: str) -> list[_Partition]:

@@ -1,0 +1,137 @@
+"""A budget: at full retention the latest-row query plans in under 1 ms, in each of its windows, on every engine.
+
+The statements are those that get_latest sends, caught on their way; the time is the server's own, the median of a
+session that has planned the statement before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import msgspec
+import pytest
+
+from pgtick.config import DatabaseConfig
+from pgtick.connection import DatabaseManager, open_manager, use_manager
+from pgtick.embedded import start_embedded
+from pgtick.engines import get_engine
+from pgtick.migrator import run_pending_migrations
+from pgtick.operations.generic import LATEST_WINDOWS, get_latest
+from pgtick.tables import ARBITRAGE_OPPORTUNITIES, FUNDING_RATES, TRADES, Table
+
+BUDGET_MS = 1.0
+_N_WARMING, _N_MEASURED = 5, 31
+_NAME = f"pgtick_bench_{os.getpid()}_planning"
+# A table of each retention, and a row of it at the parameters' time.
+_FILLED = {
+    TRADES: "(timestamp, symbol_id, price, quantity, side, trade_id) SELECT at, 1, 1, 1, 'buy', '1'",
+    FUNDING_RATES: "(timestamp, symbol_id, funding_rate, funding_time) SELECT at, 1, 0, at",
+    ARBITRAGE_OPPORTUNITIES: "(timestamp, symbol_id, buy_exchange_id, sell_exchange_id, buy_price, sell_price, "
+    "spread_bps, detected_at) SELECT at, 1, 1, 1, 1, 1, 0, at",
+}
+
+
+@pytest.fixture(scope="module", params=["embedded", "timescale", "citus"])
+def server(request: pytest.FixtureRequest) -> Iterator[DatabaseConfig]:
+    if request.param == "embedded":
+        with (
+            tempfile.TemporaryDirectory(prefix="pgtick", ignore_cleanup_errors=True) as folder,
+            start_embedded(Path(folder) / "data") as embedded,
+        ):
+            yield embedded.config()
+        return
+    dsn = os.environ.get(f"PGTICK_TEST_{request.param.upper()}_DSN")
+    if not dsn:
+        pytest.skip(f"no {request.param}: PGTICK_TEST_{request.param.upper()}_DSN is not set")
+    yield DatabaseConfig.from_dsn(dsn)
+
+
+@asynccontextmanager
+async def _full(server: DatabaseConfig) -> AsyncIterator[DatabaseManager]:
+    """Yield a database in which every day, or chunk, of the retention has rows, and some days ahead are made."""
+    admin = await asyncpg.connect(**server.connect_kwargs())
+    try:
+        await admin.execute(f"CREATE DATABASE {_NAME}")
+        # One connection: what it has planned and cached is what is measured.
+        db = await open_manager(msgspec.structs.replace(server, database=_NAME, max_connections=1))
+        try:
+            for extension in ("timescaledb", "citus"):
+                query = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = $1)"
+                if await admin.fetchval(query, extension):
+                    await db.execute(f"CREATE EXTENSION IF NOT EXISTS {extension}")
+            await run_pending_migrations(db)
+            await _fill(db)
+            yield db
+        finally:
+            await db.close()
+            await admin.execute(f"DROP DATABASE {_NAME} WITH (FORCE)")
+    finally:
+        await admin.close()
+
+
+async def _fill(db: DatabaseManager) -> None:
+    engine = await get_engine(db)
+    await engine.make_ahead(db)
+    await db.execute(
+        "INSERT INTO exchanges (enum_value, exchange_name, market_type) VALUES ('A_SPOT', 'A', 'SPOT');"
+        "INSERT INTO symbols (exchange_id, symbol_base, symbol_quote, exchange_symbol) VALUES (1, 'B', 'C', 'BC')"
+    )
+    today = await db.fetchval("SELECT floor(extract(epoch FROM now()) / 86400)::int")
+    for table, row in _FILLED.items():
+        retention, chunk = await db.fetchrow(
+            "SELECT retention, chunk_interval FROM pgtick_time_series WHERE table_name = $1", table.name
+        )
+        await engine.ensure_days(db, table.name, range(today - retention.days, today))
+        query = f"INSERT INTO {table.name} {row} FROM generate_series(now() - $1::interval, now(), $2) at"
+        await db.execute(query, retention, chunk)
+        await db.execute(f"ANALYZE {table.name}")
+
+
+async def _statements(db: DatabaseManager, table: Table) -> dict[str, tuple[str, tuple[Any, ...]]]:
+    """Return what get_latest sends for a symbol without rows: a statement a window, then the one without."""
+    sent = []
+
+    class Spy(DatabaseManager):
+        async def fetchrow(self, query: str, *args: object, resets: bool = True) -> Any:
+            sent.append((query, args))
+            return await super().fetchrow(query, *args, resets=resets)
+
+    spy = Spy(db.config, db._pool, db.server_version)
+    with use_manager(spy):
+        assert await get_latest(table, 2) is None
+    assert len(sent) == len(LATEST_WINDOWS) + 1
+    return dict(zip((*map(str, LATEST_WINDOWS), "no bound"), sent, strict=True))
+
+
+async def _planning_ms(db: DatabaseManager, query: str, args: tuple[Any, ...]) -> float:
+    times_ms = []
+    for _ in range(_N_WARMING + _N_MEASURED):
+        plan = json.loads(await db.fetchval(f"EXPLAIN (SUMMARY, FORMAT JSON) {query}", *args))
+        times_ms.append(plan[0]["Planning Time"])
+    return statistics.median(times_ms[_N_WARMING:])
+
+
+async def _measure(server: DatabaseConfig) -> dict[tuple[str, str], float]:
+    measured = {}
+    async with _full(server) as db:
+        for table in _FILLED:
+            for window, (query, args) in (await _statements(db, table)).items():
+                measured[table.name, window] = await _planning_ms(db, query, args)
+    return measured
+
+
+@pytest.mark.benchmark(group="planning")
+def test_latest_row_plans_in_a_millisecond_at_full_retention(server: DatabaseConfig) -> None:
+    measured = asyncio.run(_measure(server))
+    for (table, window), planning_ms in measured.items():
+        print(f"{table:<26} {window:<18} {planning_ms:.3f} ms")
+    assert {place: time_ms for place, time_ms in measured.items() if time_ms >= BUDGET_MS} == {}
