@@ -34,7 +34,15 @@ logger = logging.getLogger(__name__)
 _SSL_MODES = ("disable", "require", "verify-ca", "verify-full")
 _ENGINES = ("auto", "plain", "timescale", "citus")
 _TEXTS = ("host", "database", "user", "password", "passfile", "sslmode", "sslrootcert", "engine")
-_POSITIVE = ("connect_timeout_s", "acquire_timeout_s", "statement_timeout_s", "max_connections")
+_POSITIVE = (
+    "connect_timeout_s",
+    "acquire_timeout_s",
+    "statement_timeout_s",
+    "max_connections",
+    "migration_wait_s",
+    "migration_lock_timeout_s",
+    "migration_statement_timeout_s",
+)
 _NOT_NEGATIVE = ("min_connections", "maintenance_interval_s")
 _WHOLE = ("port", "min_connections", "max_connections")
 
@@ -46,7 +54,8 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True):
     verify-full for every other; ``require`` encrypts and checks nothing, unless ``sslrootcert`` is given, which makes
     it verify-ca as in libpq. Without ``sslrootcert`` (or with "system") the machine's own authorities are trusted.
     ``pooler``: a transaction pooler (pgbouncer) is in between, so no statement cache and no LISTEN.
-    ``maintenance_interval_s`` 0 switches the service's own maintenance off.
+    ``maintenance_interval_s`` 0 switches the service's own maintenance off. ``migration_wait_s`` is how long a migrator
+    waits for another one; the statements of a migration have deadlines of their own.
     """
 
     host: str
@@ -67,6 +76,9 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True):
     engine: str = "auto"
     migration_folders: tuple[str, ...] = ()
     maintenance_interval_s: float = 3600.0
+    migration_wait_s: float = 60.0
+    migration_lock_timeout_s: float = 5.0
+    migration_statement_timeout_s: float = 86_400.0
 
     def __post_init__(self) -> None:
         for name in _TEXTS:
@@ -271,6 +283,9 @@ _VARIABLES = {
     "engine": ("POSTGRES_ENGINE",),
     "migration_folders": ("POSTGRES_MIGRATION_FOLDERS",),
     "maintenance_interval_s": ("POSTGRES_MAINTENANCE_INTERVAL",),
+    "migration_wait_s": ("POSTGRES_MIGRATION_WAIT",),
+    "migration_lock_timeout_s": ("POSTGRES_MIGRATION_LOCK_TIMEOUT",),
+    "migration_statement_timeout_s": ("POSTGRES_MIGRATION_STATEMENT_TIMEOUT",),
 }
 _BOOLEANS = {
     "1": True,
