@@ -23,7 +23,7 @@ from pgtick.config import HftConfig
 from pgtick.connection import DatabaseManager, add_start_step, get_db_manager, open_manager, use_manager
 from pgtick.engines import get_engine
 from pgtick.errors import MigrationError, NotInitializedError
-from pgtick.migrator.files import LoadedMigration, Migration, places_of
+from pgtick.migrator.files import LoadedMigration, Migration, discover, places_of
 from pgtick.migrator.ledger import (
     Ledger,
     check_ledger,
@@ -54,10 +54,10 @@ async def known(db: DatabaseManager, *, going_up: bool = True) -> tuple[list[Loa
     """Return the files, loaded and in order, and the ledger, which agree."""
     if db.in_transaction:
         raise MigrationError("every migration has a transaction of its own: migrate outside of transaction()")
-    migrations = await load_all(db.config.migration_folders)
+    files = discover(db.config.migration_folders)
     ledger = await read_ledger(db)
-    files = {loaded.migration.key: loaded.migration for loaded in migrations}
-    check_ledger(files, places_of(db.config.migration_folders), ledger)
+    check_ledger({file.key: file for file in files}, places_of(db.config.migration_folders), ledger)
+    migrations = await load_all(files)
     if not going_up:
         return migrations, ledger
     for key, direction in unfinished(await read_steps(db), ledger).items():
@@ -243,7 +243,7 @@ async def get_available_migrations(db: DatabaseManager | None = None) -> list[di
     the file's, without a file the ledger's.
     """
     db = db or get_db_manager()
-    files = {file.key: file for file in _files(await load_all(db.config.migration_folders))}
+    files = {file.key: file for file in _files(await load_all(discover(db.config.migration_folders)))}
     ledger = await read_ledger(db)
     half = unfinished(await read_steps(db), ledger)
     rows = []

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from pgtick.errors import MigrationError
-from pgtick.migrator.files import BUILT_IN, LoadedMigration, Migration, discover
+from pgtick.migrator.files import BUILT_IN, LoadedMigration, Migration
 
 __all__ = ["find", "load_all", "needed_by"]
 
@@ -23,12 +23,11 @@ def find(migrations: Iterable[Migration], migration_id: str) -> Migration:
     raise MigrationError(f"there is no migration {wanted}")
 
 
-async def load_all(folders: Sequence[str] = ()) -> list[LoadedMigration]:
-    """Load every file, then order them: in a folder by number, across folders by what they depend on.
+async def load_all(files: Sequence[Migration]) -> list[LoadedMigration]:
+    """Load every file of discover(), then order them: in a folder by number, across folders by what they depend on.
 
     Where nothing else decides, pgtick's come first, then the folders as they are configured.
     """
-    files = discover(folders)
     loaded = {file.key: await file.load() for file in files}
     places = {key: place for place, key in enumerate(loaded)}
     graph = {key: needed_by(migration, files) for key, migration in loaded.items()}

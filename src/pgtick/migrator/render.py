@@ -21,7 +21,7 @@ from pgtick.config import DatabaseConfig
 from pgtick.connection import DatabaseManager, use_manager
 from pgtick.errors import MigrationError, short_repr
 from pgtick.migrator.apply import known
-from pgtick.migrator.files import LoadedMigration
+from pgtick.migrator.files import LoadedMigration, discover
 from pgtick.migrator.ledger import LEDGER, make_ledger, read_steps, record
 from pgtick.migrator.order import load_all
 
@@ -170,7 +170,10 @@ async def render_sql(engine: str = "timescale", server_version: int = 18, folder
     recorder = _Recorder(config, server_version * 10_000, profile.answers)
     for statement in (*profile.prologue, LEDGER):
         await recorder.execute(statement)
-    sections = [_Section("", recorder.take(), []), *[await _section(recorder, one) for one in await load_all(folders)]]
+    sections = [
+        _Section("", recorder.take(), []),
+        *[await _section(recorder, one) for one in await load_all(discover(folders))],
+    ]
     head = _HEAD.format(engine=engine, server_version=server_version)
     return "\n".join([head + _SETTINGS + profile.note, *_joined(sections, together=True)])
 

@@ -8,9 +8,9 @@ from typing import Any
 from pgtick.connection import DatabaseManager, get_db_manager
 from pgtick.errors import MigrationError
 from pgtick.migrator.apply import _opens_what_is_not_open
-from pgtick.migrator.files import Migration
+from pgtick.migrator.files import discover
 from pgtick.migrator.ledger import difference, is_changed, make_ledger, read_ledger, read_steps
-from pgtick.migrator.order import find, load_all
+from pgtick.migrator.order import find
 from pgtick.migrator.session import migrating, turn
 from pgtick.migrator.steps import INVALID_INDEXES, STEP_NAME
 
@@ -30,7 +30,7 @@ _VALID = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)"
 async def find_unfinished(db: DatabaseManager | None = None) -> list[dict[str, Any]]:
     """Return every step that is not finished and every invalid index, each with what to do ("advice")."""
     db = db or get_db_manager()
-    labels = {loaded.migration.key: loaded.migration.label for loaded in await load_all(db.config.migration_folders)}
+    labels = {file.key: file.label for file in discover(db.config.migration_folders)}
     invalid = [dict(record) for record in await db.fetch(INVALID_INDEXES)]
     findings: list[dict[str, Any]] = []
     for step in await read_steps(db):
@@ -76,7 +76,7 @@ async def _advice(db: DatabaseManager, step: Any, label: str) -> str:
 async def settle_step(migration_id: str, *, finished: bool) -> dict[str, Any]:
     """Say of a migration's interrupted step that it is done (``finished``), or that it is to be done again."""
     db = get_db_manager()
-    migration = await _find(db, migration_id)
+    migration = find(discover(db.config.migration_folders), migration_id)
     async with migrating(db) as own, turn(own, migration):
         if pid := await own.fetchval(_RUNNING, STEP_NAME.format(migration.label)):
             raise MigrationError(f"{migration.label}: process {pid} of the server is at the step still: wait for it")
@@ -102,7 +102,7 @@ async def settle_step(migration_id: str, *, finished: bool) -> dict[str, Any]:
 async def accept_migration(migration_id: str) -> dict[str, Any]:
     """Record an applied migration's file as it is now; return ``migration`` and the ``difference`` ("" for none)."""
     db = get_db_manager()
-    migration = await _find(db, migration_id)
+    migration = find(discover(db.config.migration_folders), migration_id)
     async with migrating(db) as own, turn(own, migration):
         await make_ledger(own)
         row: Any = (await read_ledger(own)).get(migration.key)
@@ -119,7 +119,3 @@ async def accept_migration(migration_id: str) -> dict[str, Any]:
         "migration": migration.label,
         "difference": difference(migration, row) if is_changed(migration, row) else "",
     }
-
-
-async def _find(db: DatabaseManager, migration_id: str) -> Migration:
-    return find([loaded.migration for loaded in await load_all(db.config.migration_folders)], migration_id)

@@ -47,9 +47,9 @@ def parse_sql(label: str, source: str) -> SqlFile:
             raise MigrationError(f"{label}, line {number}: {line.strip()} belongs above the marker -- up")
         else:
             lines.append(line)
+    dependencies, transaction = _read_head(label, head)
     if "up" not in parts:
         raise MigrationError(f"{label} has no line -- up above what it does")
-    dependencies, transaction = _read_head(label, head)
     texts = {name: "\n".join(lines).strip() for name, lines in parts.items()}
     if not _QUOTED.sub(_only_text, texts["up"]).strip(" \n\t;"):
         raise MigrationError(f"{label} has nothing under -- up")
