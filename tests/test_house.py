@@ -23,7 +23,7 @@ MIGRATIONS = ROOT / "migrations"
 # Rooms from the ground up: a module may import from its own floor and from those below.
 FLOORS = [
     {"errors"},
-    {"rules", "models", "tables", "config"},
+    {"rules", "models", "tables", "dsn", "config"},
     {"_fast"},
     {"connection", "embedded"},
     {"engines", "cache_operations", "migrator", "migrations", "roles", "verify"},

@@ -18,13 +18,13 @@ import os
 import re
 import ssl
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import msgspec
 
+from pgtick.dsn import LIBPQ_NAMES, WHOLE, convert, parse_dsn
 from pgtick.errors import ConfigError
 
 __all__ = ["DatabaseConfig", "HftConfig"]
@@ -35,9 +35,16 @@ _SSL_MODES = ("disable", "require", "verify-ca", "verify-full")
 _ENGINES = ("auto", "plain", "timescale", "citus")
 _VERIFY = ("off", "warn", "refuse")
 _TEXTS = ("host", "database", "user", "password", "passfile", "sslmode", "sslrootcert", "engine", "verify")
-_POSITIVE = ("connect_timeout_s", "acquire_timeout_s", "statement_timeout_s", "max_connections")
+_POSITIVE = (
+    "connect_timeout_s",
+    "acquire_timeout_s",
+    "statement_timeout_s",
+    "max_connections",
+    "migration_wait_s",
+    "migration_lock_timeout_s",
+    "migration_statement_timeout_s",
+)
 _NOT_NEGATIVE = ("min_connections", "maintenance_interval_s")
-_WHOLE = ("port", "min_connections", "max_connections")
 
 
 class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,8 +54,9 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True):
     verify-full for every other; ``require`` encrypts and checks nothing, unless ``sslrootcert`` is given, which makes
     it verify-ca as in libpq. Without ``sslrootcert`` (or with "system") the machine's own authorities are trusted.
     ``pooler``: a transaction pooler (pgbouncer) is in between, so no statement cache and no LISTEN.
-    ``maintenance_interval_s`` 0 switches the service's own maintenance off. ``verify``: what a start does about a
-    schema that is not the declared one: off, warn or refuse.
+    ``maintenance_interval_s`` 0 switches the service's own maintenance off. ``migration_wait_s`` is how long a migrator
+    waits for another one; the statements of a migration have deadlines of their own. ``verify``: what a start does
+    about a schema that is not the declared one: off, warn or refuse.
     """
 
     host: str
@@ -69,6 +77,9 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True):
     engine: str = "auto"
     migration_folders: tuple[str, ...] = ()
     maintenance_interval_s: float = 3600.0
+    migration_wait_s: float = 60.0
+    migration_lock_timeout_s: float = 5.0
+    migration_statement_timeout_s: float = 86_400.0
     verify: str = "warn"
 
     def __post_init__(self) -> None:
@@ -118,7 +129,7 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True):
         ``%`` in it are percent-encoded. Parameters: host, port, user, password, dbname, passfile, sslmode,
         sslrootcert, connect_timeout.
         """
-        values = {"host": "localhost", **_parse_dsn(dsn), **overrides}
+        values = {"host": "localhost", **parse_dsn(dsn), **overrides}
         for name in ("user", "database"):
             if name not in values:
                 raise ConfigError("DSN", f"names no {name}")
@@ -205,56 +216,10 @@ def _check_text(name: str, value: object, *, optional: bool) -> None:
 
 
 def _check_number(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int if name in _WHOLE else int | float):
-        raise ConfigError(name, "must be a whole number" if name in _WHOLE else "must be a number")
+    if isinstance(value, bool) or not isinstance(value, int if name in WHOLE else int | float):
+        raise ConfigError(name, "must be a whole number" if name in WHOLE else "must be a number")
     if not math.isfinite(value):
         raise ConfigError(name, "must be finite")
-
-
-# What libpq calls it, in a DSN's parameters and in the service file.
-_LIBPQ_NAMES = {
-    "host": "host",
-    "port": "port",
-    "user": "user",
-    "password": "password",
-    "dbname": "database",
-    "passfile": "passfile",
-    "sslmode": "sslmode",
-    "sslrootcert": "sslrootcert",
-    "connect_timeout": "connect_timeout_s",
-}
-
-
-def _parse_dsn(dsn: str, name: str = "DSN") -> dict[str, Any]:
-    """Return the fields that the DSN gives. No error quotes any part of it: each may be a piece of the password."""
-    scheme, separator, rest = dsn.partition("://")
-    if not separator or scheme not in ("postgresql", "postgres"):
-        raise ConfigError(name, "must begin with postgresql://")
-    before, _, query = rest.partition("?")
-    if "@" in query:
-        raise ConfigError(name, "has an @ after the ?; percent-encode the ? of the password (%3F), or that @ (%40)")
-    userinfo, _, place = before.rpartition("@")
-    hostport, _, database = place.partition("/")
-    user, _, password = userinfo.partition(":")
-    if "," in hostport:
-        raise ConfigError(name, "names several hosts; name one")
-    host, port = hostport, ""
-    if hostport.startswith("["):
-        host, _, port = hostport[1:].partition("]")
-        port = port.removeprefix(":")
-    elif ":" in hostport:
-        host, _, port = hostport.rpartition(":")
-    if port and not (port.isascii() and port.isdigit()):
-        raise ConfigError(name, "the port is not a number; is a ?, % or / in the password not encoded?")
-    parts = {"user": user, "password": password, "host": host, "port": port, "database": database}
-    values = {field: _convert(field, name, unquote(part)) for field, part in parts.items() if part}
-    for parameter in filter(None, query.split("&")):
-        key, _, text = parameter.partition("=")
-        if key not in _LIBPQ_NAMES:
-            raise ConfigError(name, f"has a parameter that is not one of {', '.join(_LIBPQ_NAMES)}")
-        field = _LIBPQ_NAMES[key]
-        values[field] = _convert(field, f"{name}, parameter {key}", unquote(text))
-    return values
 
 
 # field: names in order of precedence. docs/configuration.md says the same, a test compares.
@@ -277,17 +242,10 @@ _VARIABLES = {
     "engine": ("POSTGRES_ENGINE",),
     "migration_folders": ("POSTGRES_MIGRATION_FOLDERS",),
     "maintenance_interval_s": ("POSTGRES_MAINTENANCE_INTERVAL",),
+    "migration_wait_s": ("POSTGRES_MIGRATION_WAIT",),
+    "migration_lock_timeout_s": ("POSTGRES_MIGRATION_LOCK_TIMEOUT",),
+    "migration_statement_timeout_s": ("POSTGRES_MIGRATION_STATEMENT_TIMEOUT",),
     "verify": ("POSTGRES_VERIFY",),
-}
-_BOOLEANS = {
-    "1": True,
-    "true": True,
-    "yes": True,
-    "on": True,
-    "0": False,
-    "false": False,
-    "no": False,
-    "off": False,
 }
 
 
@@ -305,10 +263,10 @@ class HftConfig:
             for field, names in _VARIABLES.items():
                 name = next((name for name in names if name in source), None)
                 if name is not None:
-                    values[field] = _convert(field, name, source[name])
+                    values[field] = convert(field, name, source[name])
                     origins[field] = name
             if "PGTICK_DSN" in source:
-                from_dsn = _parse_dsn(_convert("dsn", "PGTICK_DSN", source["PGTICK_DSN"]), "PGTICK_DSN")
+                from_dsn = parse_dsn(convert("dsn", "PGTICK_DSN", source["PGTICK_DSN"]), "PGTICK_DSN")
                 values.update(from_dsn)
                 values.setdefault("host", "localhost")
                 origins.update(dict.fromkeys(from_dsn, "PGTICK_DSN"))
@@ -336,10 +294,10 @@ class HftConfig:
             problem = f"service {name!r} is not in {path}"
         if problem:
             raise ConfigError("PGSERVICE", problem)
-        texts = {key: value for key, value in parser[name].items() if key in _LIBPQ_NAMES}
-        origins = {_LIBPQ_NAMES[key]: f"{path}, [{name}] {key}" for key in texts}
-        fields = {_LIBPQ_NAMES[key]: value for key, value in texts.items()}
-        return {field: _convert(field, origins[field], text) for field, text in fields.items()}, origins
+        texts = {key: value for key, value in parser[name].items() if key in LIBPQ_NAMES}
+        origins = {LIBPQ_NAMES[key]: f"{path}, [{name}] {key}" for key in texts}
+        fields = {LIBPQ_NAMES[key]: value for key, value in texts.items()}
+        return {field: convert(field, origins[field], text) for field, text in fields.items()}, origins
 
 
 def _named_by_origin(values: dict[str, Any], origins: dict[str, str]) -> DatabaseConfig:
@@ -347,26 +305,6 @@ def _named_by_origin(values: dict[str, Any], origins: dict[str, str]) -> Databas
         return DatabaseConfig(**values)
     except ConfigError as error:
         raise ConfigError(origins.get(error.setting, error.setting), error.rule) from None
-
-
-def _convert(field: str, name: str, text: str) -> Any:
-    if not text:
-        raise ConfigError(name, "is set and empty; unset it to leave it out")
-    if field in _WHOLE:
-        with suppress(ValueError):
-            return int(text)
-        raise ConfigError(name, "must be a whole number")
-    if field.endswith("_s"):
-        with suppress(ValueError):
-            return float(text)
-        raise ConfigError(name, "must be a number of seconds")
-    if field in ("pooler", "listen"):
-        if text.lower() not in _BOOLEANS:
-            raise ConfigError(name, f"must be one of {', '.join(_BOOLEANS)}")
-        return _BOOLEANS[text.lower()]
-    if field == "migration_folders":
-        return tuple(filter(None, text.split(os.pathsep)))
-    return text
 
 
 def _read_env_file(env_file: str | Path | None) -> dict[str, str]:

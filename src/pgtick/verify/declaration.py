@@ -7,6 +7,7 @@ another has stored in pgtick_declared_schema, if it is of the same migrations.
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,14 +19,17 @@ import msgspec
 from pgtick.connection import DatabaseManager, open_manager, use_manager
 from pgtick.engines import get_engine
 from pgtick.errors import MigrationError
-from pgtick.migrator.apply import LEDGER, get_available_migrations
+from pgtick.migrator.apply import get_available_migrations
 from pgtick.migrator.files import LoadedMigration, discover
+from pgtick.migrator.ledger import LEDGER
+from pgtick.migrator.order import load_all
 from pgtick.tables import quote_identifier
 from pgtick.verify.catalog import Item, read_items
 
 __all__ = ["Declaration", "Place", "get_declaration", "read_place"]
 
 _FORMAT = 1  # of what is stored: raise it when the same migrations are declared in another way
+_CONCURRENTLY = re.compile(r"(?<=\s)CONCURRENTLY\b", re.IGNORECASE)
 _STORE_LOCK = 7_463_816_504  # the maintenance's, plus one
 _LOCK_TIMEOUT = "2s"  # for what a migration touches outside of the scratch schema, which it should not
 
@@ -165,7 +169,8 @@ async def _rolled_back(db: DatabaseManager) -> AsyncIterator[None]:
 
 async def _make(db: DatabaseManager, place: Place, applied: set[tuple[str, str]]) -> Declaration:
     """Run the applied migrations in a scratch schema, read it, and roll everything back."""
-    loaded = [await file.load() for file in discover(db.config.migration_folders) if file.key in applied]
+    every = await load_all(discover(db.config.migration_folders))
+    loaded = [migration for migration in every if migration.migration.key in applied]
     # One that wants quotes where the live one does: what a migration makes of its schema's name is then alike.
     scratch = f"{'pgtick' if place.quoted == place.schema else 'Pgtick'}_verify_{secrets.token_hex(8)}"
     # The engine of the live tables, not that of an empty schema; and one connection, which holds the transaction.
@@ -240,7 +245,29 @@ async def _run(
 
 async def _apply(db: DatabaseManager, place: Place, loaded: LoadedMigration) -> None:
     query = "SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass($1)"
-    for table in loaded.dependencies:
+    for table in loaded.needed_tables:
         if await db.fetchval(query, table) in (None, place.quoted):  # not there, or the live one
             raise MigrationError(f"the table {table}, which it needs, could not be made")
-    await loaded.up(db)
+    with use_manager(db if loaded.transaction else _InTransaction(db)):
+        await loaded.up()
+
+
+class _InTransaction(DatabaseManager):
+    """A manager for what is meant to be done outside a transaction, and here is done in another's."""
+
+    def __init__(self, outer: DatabaseManager) -> None:
+        super().__init__(outer.config, None, outer.server_version)
+        self._outer = outer
+
+    @asynccontextmanager
+    async def connection(self, *, resets: bool = True) -> AsyncIterator[Any]:
+        async with self._outer.connection(resets=resets) as connection:
+            yield connection
+
+    async def execute(self, query: str, *args: object) -> str:
+        """Do it, without CONCURRENTLY; leave out what no transaction can do (VACUUM, a refresh): it declares nothing."""
+        try:
+            async with self._outer.transaction():
+                return await super().execute(_CONCURRENTLY.sub("", query), *args)
+        except asyncpg.ActiveSQLTransactionError:
+            return ""
