@@ -32,10 +32,10 @@ _LOCK_TIMEOUT = "2s"  # for what a migration touches outside of the scratch sche
 # The schemas after the live one stay in the search_path; the live one only where an extension's functions are in it.
 _PLACE = """
 SELECT current_schema()::text AS schema, quote_ident(current_schema()) AS quoted, current_user::text AS role,
-    current_schemas(false)::text[] AS search_path,
+    to_json(current_schemas(false))::text AS search_path,
     EXISTS (SELECT FROM pg_extension WHERE extnamespace = quote_ident(current_schema())::regnamespace)
         AS holds_extension,
-    ARRAY(SELECT extname || ' ' || extversion FROM pg_extension ORDER BY extname)::text[] AS extensions,
+    (SELECT json_agg(extname || ' ' || extversion ORDER BY extname) FROM pg_extension)::text AS extensions,
     coalesce(current_setting('timescaledb.license', true), '') AS licence,
     has_database_privilege(current_database(), 'CREATE') AND current_setting('transaction_read_only') = 'off'
         AS may_create, to_regclass('pgtick_declared_schema') IS NOT NULL AS has_store
@@ -88,7 +88,8 @@ async def read_place(db: DatabaseManager) -> Place:
     """Return where the manager's tables are."""
     row = await db.fetchrow(_PLACE)
     assert row is not None  # noqa: S101  a query without FROM
-    return msgspec.convert(dict(row), Place)
+    lists = {name: msgspec.json.decode(row[name]) for name in ("search_path", "extensions")}
+    return msgspec.convert({**row, **lists}, Place)
 
 
 async def get_declaration(db: DatabaseManager, place: Place, *, anew: bool) -> Declaration | None:
