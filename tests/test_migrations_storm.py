@@ -20,9 +20,25 @@ from pgtick.errors import MigrationError
 from pgtick.migrator import find_unfinished, run_pending_migrations, settle_step
 
 N_MIGRATORS = 16
-_HOLDER = """
-SELECT client_port FROM pg_locks JOIN pg_stat_activity USING (pid)
-WHERE locktype = 'advisory' AND granted AND datname = current_database()
+STEPS = """
+import os
+from pathlib import Path
+from pgtick.connection import get_db_manager
+
+async def migrate_up():
+    db = get_db_manager()
+    Path(__file__).with_suffix(".holder").write_text(str(os.getpid()))  # whoever is here has the lock
+    await db.execute("CREATE TABLE IF NOT EXISTS log (n int)")
+    await db.execute("INSERT INTO log VALUES (2)")
+    await db.execute("CREATE INDEX CONCURRENTLY log_n ON log (n)")
+    await db.execute("INSERT INTO log VALUES (4)")
+    await db.execute("VACUUM log")
+
+async def migrate_down():
+    pass
+
+async def get_migration_info():
+    return {"id": "001", "name": "steps", "transaction": False}
 """
 
 
@@ -33,41 +49,18 @@ async def start(config: DatabaseConfig) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=pipe, stderr=pipe)
 
 
-async def kill_the_holder(config: DatabaseConfig, processes: list[asyncio.subprocess.Process]) -> bool:
-    """Kill the process that holds the lock, at a moment of chance; False when all were done before."""
-    connection = await connect(config)
-    pause_s = random.uniform(0, 0.3)
-    try:
-        await asyncio.sleep(pause_s)
-        while all(process.returncode is None for process in processes):
-            holders = await connection.fetch(_HOLDER)
-            if holders and (pid := _process_of(holders[0]["client_port"], processes)):
-                os.kill(pid, signal.SIGKILL)
-                return True
-            await asyncio.sleep(0.005)
-        return False
-    finally:
-        await connection.close()
-
-
-def _process_of(client_port: int, processes: list[asyncio.subprocess.Process]) -> int | None:
-    """Return which process has the socket: by its local port, or, over a Unix socket, any that still runs."""
-    running = [process.pid for process in processes if process.returncode is None]
-    if client_port < 0:
-        return random.choice(running) if running else None
-    wanted = set()
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if int(fields[1].split(":")[1], 16) == client_port:
-            wanted.add(f"socket:[{fields[9]}]")
-    for pid in running:
-        try:
-            links = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
-        except OSError:
-            continue
-        if links & wanted:
-            return pid
-    return None
+async def kill_the_holder(folder: Path, processes: list[asyncio.subprocess.Process]) -> bool:
+    """Kill the process that holds the lock, in a step of chance; False when it was done before."""
+    said = folder / "001_steps.holder"
+    while not said.exists() or not said.read_text():
+        assert any(process.returncode is None for process in processes)
+        await asyncio.sleep(0.002)
+    await asyncio.sleep(random.uniform(0, 0.05))
+    (holder,) = (process for process in processes if process.pid == int(said.read_text()))
+    if holder.returncode is None:
+        holder.kill()
+    await holder.wait()
+    return holder.returncode == -signal.SIGKILL
 
 
 async def settle(db: DatabaseManager) -> None:
@@ -94,8 +87,9 @@ async def settle(db: DatabaseManager) -> None:
 async def storm(dsn: str, folder: Path) -> None:
     """One round: each step once, nobody hangs, everybody else is done or says to repair."""
     config = DatabaseConfig.from_dsn(dsn, migration_folders=(str(folder),))
+    (folder / "001_steps.holder").unlink(missing_ok=True)
     processes = [await start(config) for _ in range(N_MIGRATORS)]
-    killed = await kill_the_holder(config, processes)
+    killed = await kill_the_holder(folder, processes)
     async with asyncio.timeout(300):
         answers = await asyncio.gather(*(process.communicate() for process in processes))
     codes = [process.returncode for process in processes]
@@ -129,12 +123,8 @@ async def check(db: DatabaseManager) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_sql(
-        tmp_path / "mine",
-        "001_steps.sql",
-        "-- no-transaction\n-- up\nCREATE TABLE IF NOT EXISTS log (n int);\nINSERT INTO log VALUES (2);\n"
-        "CREATE INDEX CONCURRENTLY log_n ON log (n);\nINSERT INTO log VALUES (4);\nVACUUM log;",
-    )
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "001_steps.py").write_text(STEPS)
     write_sql(tmp_path / "mine", "002_last.sql", "-- up\nINSERT INTO log VALUES (100);")
     return tmp_path / "mine"
 
