@@ -1,14 +1,15 @@
--- Made by: python -m pgtick.migrations sql --engine timescale --server-version 18
+-- Made by: python -m pgtick.migrations preview --engine timescale --server-version 18
 -- Not to be edited: change the migrations and make it again. For psql and an empty database.
 \set ON_ERROR_STOP on
+SET standard_conforming_strings = on;
+
 BEGIN;
-SET LOCAL standard_conforming_strings = on;
 
 CREATE EXTENSION IF NOT EXISTS timescaledb;
 
 CREATE TABLE IF NOT EXISTS pgtick_migrations (
     namespace text NOT NULL, id text NOT NULL, name text NOT NULL, checksum text NOT NULL,
-    applied_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (namespace, id)
+    applied_at timestamptz NOT NULL DEFAULT now(), content text, PRIMARY KEY (namespace, id)
 );
 
 -- pgtick/001_exchanges_and_symbols
@@ -98,7 +99,7 @@ CREATE TRIGGER keep_id BEFORE UPDATE ON symbols FOR EACH ROW WHEN (OLD.id <> NEW
 CREATE TRIGGER touch BEFORE UPDATE ON symbols FOR EACH ROW EXECUTE FUNCTION pgtick_touch();
 CREATE TRIGGER notify AFTER INSERT OR UPDATE ON symbols FOR EACH ROW EXECUTE FUNCTION pgtick_notify_symbol();
 
-INSERT INTO pgtick_migrations (namespace, id, name, checksum) VALUES ('pgtick', '001', 'exchanges_and_symbols', 'e4386330af6b8f862132532cec932667c888b958c7d922b23206af8a4ff71732');
+INSERT INTO pgtick_migrations (namespace, id, name, checksum, content) VALUES ('pgtick', '001', 'exchanges_and_symbols', 'e4386330af6b8f862132532cec932667c888b958c7d922b23206af8a4ff71732', NULL);
 
 -- pgtick/002_book_tickers_and_trades
 
@@ -157,7 +158,7 @@ CREATE TRIGGER check_references_insert AFTER INSERT ON "trade_snapshots" REFEREN
 
 CREATE TRIGGER check_references_update AFTER UPDATE ON "trade_snapshots" REFERENCING NEW TABLE AS incoming FOR EACH STATEMENT EXECUTE FUNCTION pgtick_check_references('symbol_id', 'symbols');
 
-INSERT INTO pgtick_migrations (namespace, id, name, checksum) VALUES ('pgtick', '002', 'book_tickers_and_trades', 'd94db270c2f322de9228a28c51ee223ae384260867368664dd52c56d2aee0f43');
+INSERT INTO pgtick_migrations (namespace, id, name, checksum, content) VALUES ('pgtick', '002', 'book_tickers_and_trades', 'd94db270c2f322de9228a28c51ee223ae384260867368664dd52c56d2aee0f43', NULL);
 
 -- pgtick/003_funding_rates_and_balances
 
@@ -213,7 +214,7 @@ CREATE TRIGGER check_references_insert AFTER INSERT ON "balance_snapshots" REFER
 
 CREATE TRIGGER check_references_update AFTER UPDATE ON "balance_snapshots" REFERENCING NEW TABLE AS incoming FOR EACH STATEMENT EXECUTE FUNCTION pgtick_check_references('exchange_id', 'exchanges');
 
-INSERT INTO pgtick_migrations (namespace, id, name, checksum) VALUES ('pgtick', '003', 'funding_rates_and_balances', '7a5bdc6a04d157ed5fe880c0c1eb1eb0ef491ab7fafd246905e6a8a4352380e6');
+INSERT INTO pgtick_migrations (namespace, id, name, checksum, content) VALUES ('pgtick', '003', 'funding_rates_and_balances', '7a5bdc6a04d157ed5fe880c0c1eb1eb0ef491ab7fafd246905e6a8a4352380e6', NULL);
 
 -- pgtick/004_analytics
 
@@ -277,6 +278,6 @@ CREATE TRIGGER check_references_insert AFTER INSERT ON "order_flow_metrics" REFE
 
 CREATE TRIGGER check_references_update AFTER UPDATE ON "order_flow_metrics" REFERENCING NEW TABLE AS incoming FOR EACH STATEMENT EXECUTE FUNCTION pgtick_check_references('symbol_id', 'symbols');
 
-INSERT INTO pgtick_migrations (namespace, id, name, checksum) VALUES ('pgtick', '004', 'analytics', '096296b5b9b4b3b28fb51bb8ff1597fe77f0de3891e8a1e3c82f27bdf79985ee');
+INSERT INTO pgtick_migrations (namespace, id, name, checksum, content) VALUES ('pgtick', '004', 'analytics', '096296b5b9b4b3b28fb51bb8ff1597fe77f0de3891e8a1e3c82f27bdf79985ee', NULL);
 
 COMMIT;

@@ -171,7 +171,7 @@ def test_migrate_and_the_module_are_one_program(empty: DatabaseConfig) -> None:
     assert run("migrate", "--dsn", dsn).exit_code == 0
     for arguments in (
         ("status", "--dsn", dsn),
-        ("sql", "--engine", "plain", "--server-version", "15"),
+        ("preview", "--engine", "plain", "--server-version", "15"),
         ("down", "004", "--dsn", dsn),
         ("status", "--dsn", dsn, "--folder", "/nonexistent"),
         ("sideways",),

@@ -59,7 +59,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def rendered(*arguments: str) -> str:
-    result = command("sql", *arguments)
+    result = command("preview", *arguments)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -133,8 +133,8 @@ SERIES = "SELECT table_name, chunk_interval, retention FROM pgtick_time_series O
 
 
 def test_file_is_what_the_migrations_say() -> None:
-    assert (DOCKER / "init-db.sql").read_text("utf-8") == rendered(), (
-        "make it again: python -m pgtick.migrations sql > docker/init-db.sql"
+    assert (DOCKER / "init-db.sql").read_text("utf-8") == rendered("--engine", "timescale"), (
+        "make it again: python -m pgtick.migrations preview --engine timescale > docker/init-db.sql"
     )
 
 
@@ -201,7 +201,7 @@ async def test_script_on_a_database_that_is_not_empty_changes_nothing(config: Da
 )
 def test_migration_that_a_script_cannot_hold_is_named(tmp_path: Path, body: str, reason: str) -> None:
     prologue = "from pgtick.connection import get_db_manager; db = get_db_manager(); "
-    result = command("sql", "--folder", own_folder(tmp_path, prologue + body))
+    result = command("preview", "--engine", "timescale", "--folder", own_folder(tmp_path, prologue + body))
     assert result.returncode == 1
     assert result.stderr.startswith("error: mine/001_mine cannot be written as a script: ")
     assert reason in result.stderr

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from itertools import chain
 from pathlib import Path
@@ -15,9 +12,11 @@ from typing import Any
 import asyncpg
 import msgspec
 import pytest
+from migration_files import BUILT_IN, MIGRATION, write
 
 from pgtick.config import DatabaseConfig
 from pgtick.connection import DatabaseManager, initialize_database, open_manager, use_manager
+from pgtick.engines import get_engine
 from pgtick.errors import MigrationError
 from pgtick.migrator import (
     get_available_migrations,
@@ -28,32 +27,6 @@ from pgtick.migrator import (
 from pgtick.migrator.files import discover
 
 TIMESCALE_DSN = os.environ.get("PGTICK_TEST_TIMESCALE_DSN")
-BUILT_IN = [f"pgtick/{migration.id}_{migration.name}" for migration in discover()]
-
-MIGRATION = """
-from pgtick.connection import get_db_manager
-
-async def migrate_up():
-    {up}
-
-async def migrate_down():
-    {down}
-
-async def get_migration_info():
-    return {info!r}
-"""
-
-
-def write(folder: Path, file: str, up: str = "SELECT 1", down: str = "SELECT 1", **info: Any) -> None:
-    """Write a migration; ``up`` and ``down`` are SQL, or Python after ``py:``."""
-    number, _, name = file.removesuffix(".py").partition("_")
-
-    def body(text: str) -> str:
-        return text[3:] if text.startswith("py:") else f"await get_db_manager().execute({text!r})"
-
-    folder.mkdir(exist_ok=True)
-    said = {"id": number, "name": name, "dependencies": [], **info}
-    (folder / file).write_text(MIGRATION.format(up=body(up), down=body(down), info=said))
 
 
 @pytest.fixture
@@ -95,7 +68,9 @@ async def applied(db: DatabaseManager) -> list[str]:
         (["001-dash.py"], "mine/001-dash.py: a migration is named"),
         (["001_Upper.py"], "mine/001_Upper.py: a migration is named"),
         (["0001_long.py"], "mine/0001_long.py: a migration is named"),
-        (["001_a.sql"], "mine/001_a.sql: a migration is named"),
+        (["1_a.sql"], "mine/1_a.sql: a migration is named"),
+        (["001_a.SQL"], "mine/001_a.SQL: a migration is named"),
+        (["001_a.py", "001_b.sql"], "mine/001 exists twice: a and b"),
         (["001_a.py", "003_c.py"], "mine/002 is missing before mine/003_c"),
         (["002_b.py"], "mine/001 is missing before mine/002_b"),
         (["001_a.py", "001_b.py"], "mine/001 exists twice: a and b"),
@@ -158,8 +133,9 @@ async def test_file_that_cannot_be_loaded_is_named_before_anything_is_applied(
     ("info", "reason"),
     [
         ({"id": "003"}, "says 003_bad, unlike its file's name"),
+        ({"transaction": "no"}, "transaction must be True or False, not 'no'"),
         ({"name": "other"}, "says 002_other, unlike its file's name"),
-        ({"dependencies": "symbols"}, "dependencies must be a list of tables, not the text 'symbols'"),
+        ({"dependencies": "symbols"}, "dependencies must be a list of tables and migrations, not 'symbols'"),
     ],
 )
 async def test_file_that_says_wrong_things_of_itself_is_refused(
@@ -292,7 +268,7 @@ async def test_file_changed_after_it_was_applied_is_refused_with_the_way_out(
     write(mine, "001_a.py", "CREATE TABLE a (n int)")
     write(mine, "002_b.py", "CREATE TABLE b ()")
     for call in (run_pending_migrations(), run_migration("mine/002"), rollback_migration("mine/001", destructive=True)):
-        with pytest.raises(MigrationError, match=r"^mine/001_a was changed after .*: restore .* into a new one$"):
+        with pytest.raises(MigrationError, match=r"^mine/001_a was changed after .*: restore .* into a new one, or, "):
             await call
     assert "b" not in await tables(opened)
     assert [row["state"] for row in await get_available_migrations()][-2:] == ["changed", "pending"]
@@ -355,8 +331,22 @@ async def test_run_migration_says_what_it_did_and_keeps_the_order(opened: Databa
 
 async def test_rollback_wants_a_destructive_yes_and_up_works_again(opened: DatabaseManager) -> None:
     await run_pending_migrations()
+    await opened.execute(
+        "INSERT INTO exchanges (enum_value, exchange_name, market_type) VALUES ('A_SPOT', 'A', 'SPOT')"
+    )
+    await opened.execute(
+        "INSERT INTO symbols (exchange_id, symbol_base, symbol_quote, exchange_symbol) "
+        "SELECT id, 'B', 'U', 'BU' FROM exchanges"
+    )
+    await (await get_engine(opened)).make_ahead(opened)
+    await opened.execute(
+        "INSERT INTO order_flow_metrics (timestamp, symbol_id, ofi_score, microprice, mid_price, spread_bps) "
+        "SELECT now(), id, 1, 1, 1, 1 FROM symbols"
+    )
     before = await tables(opened)
-    with pytest.raises(MigrationError, match="drops its tables with all rows: say destructive"):
+    with pytest.raises(
+        MigrationError, match=r"pgtick/004_.* back loses the rows of order_flow_metrics: say destructive$"
+    ):
         await rollback_migration("004")
     assert await tables(opened) == before
     for number in ("004", "003", "002", "001"):
@@ -368,7 +358,7 @@ async def test_rollback_wants_a_destructive_yes_and_up_works_again(opened: Datab
     with pytest.raises(MigrationError, match=r"^pgtick/004_.* is not applied$"):
         await rollback_migration("004", destructive=True)
     assert await run_pending_migrations() == BUILT_IN
-    assert await tables(opened) == before
+    assert await tables(opened) >= {"order_flow_metrics", "symbols"}
 
 
 async def test_rollback_of_what_others_depend_on_is_refused_by_the_server(opened: DatabaseManager) -> None:
@@ -413,80 +403,3 @@ async def test_migrations_go_up_and_all_the_way_down_on_timescaledb() -> None:
         await db.close()
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
         await admin.close()
-
-
-# The command
-
-
-def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pgtick.migrations", *arguments],
-        env={name: value for name, value in os.environ.items() if not name.startswith(("PG", "POSTGRES"))}
-        | environment,
-        cwd="/",
-        capture_output=True,
-        text=True,
-    )
-
-
-def test_command_goes_up_and_down_and_says_where_it_is(dsn: str, mine: Path) -> None:
-    write(mine, "001_a.py", "CREATE TABLE a ()", "DROP TABLE a")
-    place = ("--dsn", dsn, "--folder", str(mine))
-
-    def states() -> list[str]:
-        result = command("status", *place)
-        assert result.returncode == 0, result.stderr
-        return [row["state"] for row in json.loads(result.stdout)]
-
-    assert set(states()) == {"pending"}
-    up = command(*place)
-    assert json.loads(up.stdout) == [*BUILT_IN, "mine/001_a"]
-    assert set(states()) == {"applied"}
-    refused = command("down", "mine/001", *place)
-    assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr.startswith("error: taking mine/001_a back drops its tables")
-    down = command("down", "mine/001", "--destructive", *place)
-    assert down.returncode == 0, down.stderr
-    assert json.loads(down.stdout)["migration"] == "mine/001_a"
-    assert states()[-1] == "pending"
-    assert command("up", PGTICK_DSN=dsn).returncode == 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (["down"], 2, "down, and only down, wants a migration's id"),
-        (["up", "001"], 2, "down, and only down, wants a migration's id"),
-        (["sideways"], 2, "invalid choice"),
-        (["status"], 1, "error: POSTGRES_HOST: is not set"),
-        (["status", "--dsn", "postgresql://u:s3cret@127.0.0.1:1/d"], 1, "error: "),
-        (["status", "--dsn", "postgresql://u:s3cret@127.0.0.1:x/d"], 1, "error: DSN: the port is not a number"),
-        (["sql", "--folder", "/no/such/folder"], 1, "error: the migration folder /no/such/folder does not exist"),
-    ],
-)
-def test_command_that_cannot_be_done_is_a_message_and_an_exit_code(arguments: list[str], code: int, said: str) -> None:
-    result = command(*arguments)
-    assert result.returncode == code
-    assert said in result.stderr
-    assert result.stdout == ""
-    assert "Traceback" not in result.stderr
-    assert "s3cret" not in result.stderr
-
-
-def test_functions_open_the_environment_s_database_where_none_is_open(dsn: str) -> None:
-    program = (
-        "import asyncio\n"
-        "from pgtick.migrations import get_available_migrations, rollback_migration, run_pending_migrations\n"
-        "print(len(asyncio.run(run_pending_migrations())))\n"
-        "print(asyncio.run(rollback_migration('004', destructive=True))['success'])\n"
-        "print([row['state'] for row in asyncio.run(get_available_migrations())])\n"
-    )
-    environment = {**os.environ, "PGTICK_DSN": dsn}
-    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
-    assert ran.stdout.splitlines() == ["4", "True", "['applied', 'applied', 'applied', 'pending']"], ran.stderr
-
-
-def test_command_takes_the_environment_s_folders(dsn: str, mine: Path) -> None:
-    write(mine, "001_a.py", "CREATE TABLE a (x int)")
-    result = command("up", PGTICK_DSN=dsn, POSTGRES_MIGRATION_FOLDERS=str(mine))
-    assert json.loads(result.stdout) == [*BUILT_IN, "mine/001_a"]

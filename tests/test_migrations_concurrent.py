@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 
 from pgtick.config import DatabaseConfig
 from pgtick.connection import open_manager
 from pgtick.errors import MigrationError
-from pgtick.migrator import apply as migrator
 from pgtick.migrator import run_pending_migrations
 from pgtick.migrator.files import discover
 
@@ -61,7 +61,7 @@ async def fetch(config: DatabaseConfig, query: str) -> list[Any]:
 
 
 async def start_process(config: DatabaseConfig, **environment: str) -> asyncio.subprocess.Process:
-    arguments = ["-m", "pgtick.migrations", "up", "--dsn", config.to_dsn(with_password=True)]
+    arguments = ["-m", "pgtick.migrations", "up", "--json", "--dsn", config.to_dsn(with_password=True)]
     for folder in config.migration_folders:
         arguments += ["--folder", folder]
     pipe = asyncio.subprocess.PIPE
@@ -116,11 +116,9 @@ async def test_processes_at_once_apply_everything_once_and_all_succeed(config: D
     assert sorted(done) == BUILT_IN
 
 
-async def test_wait_for_another_migrator_is_bounded_and_names_it(
-    config: DatabaseConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_wait_for_another_migrator_is_bounded_and_names_it(config: DatabaseConfig) -> None:
+    config = msgspec.structs.replace(config, migration_wait_s=0.3)
     write(config, "001_hanging.py", HANGING)
-    monkeypatch.setattr(migrator, "_LOCK_WAIT_S", 0.3)
     async with hanging_process(config):
         ((holder,),) = await fetch(
             config, "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgtick: mine/001_hanging'"
@@ -149,12 +147,10 @@ async def test_migrator_killed_while_it_holds_the_lock_leaves_nothing_and_the_ne
     assert len(await fetch(config, "SELECT FROM pgtick_migrations")) == len(BUILT_IN) + 1
 
 
-async def test_migration_gives_way_to_a_long_query_and_can_be_repeated(
-    config: DatabaseConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_migration_gives_way_to_a_long_query_and_can_be_repeated(config: DatabaseConfig) -> None:
+    config = msgspec.structs.replace(config, migration_lock_timeout_s=0.2)
     await migrate(config)
     write(config, "001_altering.py", ALTERING)
-    monkeypatch.setattr(migrator, "_SETTINGS", migrator._SETTINGS.replace("'5s'", "'200ms'"))
     reader = await asyncpg.connect(**config.connect_kwargs())
     try:
         async with reader.transaction():

@@ -33,9 +33,11 @@ logger = logging.getLogger(__name__)
 
 _SSL_MODES = ("disable", "require", "verify-ca", "verify-full")
 _ENGINES = ("auto", "plain", "timescale", "citus")
-_VERIFY = ("off", "warn", "refuse")
 _TEXTS = ("host", "database", "user", "password", "passfile", "sslmode", "sslrootcert", "engine", "verify")
-_POSITIVE = ("connect_timeout_s", "acquire_timeout_s", "statement_timeout_s", "max_connections")
+_POSITIVE = (
+    *("connect_timeout_s", "acquire_timeout_s", "statement_timeout_s", "max_connections"),
+    *("migration_wait_s", "migration_lock_timeout_s", "migration_statement_timeout_s"),
+)
 _NOT_NEGATIVE = ("min_connections", "maintenance_interval_s")
 _WHOLE = ("port", "min_connections", "max_connections")
 
@@ -47,8 +49,9 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True):
     verify-full for every other; ``require`` encrypts and checks nothing, unless ``sslrootcert`` is given, which makes
     it verify-ca as in libpq. Without ``sslrootcert`` (or with "system") the machine's own authorities are trusted.
     ``pooler``: a transaction pooler (pgbouncer) is in between, so no statement cache and no LISTEN.
-    ``maintenance_interval_s`` 0 switches the service's own maintenance off. ``verify``: what a start does about a
-    schema that is not the declared one: off, warn or refuse.
+    ``maintenance_interval_s`` 0 switches the service's own maintenance off.
+    ``maintenance_interval_s`` 0 switches the service's own maintenance off. ``migration_wait_s`` is how long a migrator
+    waits for another one; the statements of a migration have deadlines of their own.
     """
 
     host: str
@@ -70,6 +73,9 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True):
     migration_folders: tuple[str, ...] = ()
     maintenance_interval_s: float = 3600.0
     verify: str = "warn"
+    migration_wait_s: float = 60.0
+    migration_lock_timeout_s: float = 5.0
+    migration_statement_timeout_s: float = 86_400.0
 
     def __post_init__(self) -> None:
         for name in _TEXTS:
@@ -89,10 +95,9 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True):
         if self.sslmode is not None and self.sslmode not in _SSL_MODES:
             rule = f"must be one of {', '.join(_SSL_MODES)}: allow and prefer go on unencrypted without a word"
             raise ConfigError("sslmode", rule)
-        if self.engine not in _ENGINES:
-            raise ConfigError("engine", f"must be one of {', '.join(_ENGINES)}")
-        if self.verify not in _VERIFY:
-            raise ConfigError("verify", f"must be one of {', '.join(_VERIFY)}")
+        for name, known in (("engine", _ENGINES), ("verify", ("off", "warn", "refuse"))):
+            if getattr(self, name) not in known:
+                raise ConfigError(name, f"must be one of {', '.join(known)}")
 
     def __repr__(self) -> str:
         return f"DatabaseConfig({self.to_dsn()})"
@@ -277,6 +282,9 @@ _VARIABLES = {
     "migration_folders": ("POSTGRES_MIGRATION_FOLDERS",),
     "maintenance_interval_s": ("POSTGRES_MAINTENANCE_INTERVAL",),
     "verify": ("POSTGRES_VERIFY",),
+    "migration_wait_s": ("POSTGRES_MIGRATION_WAIT",),
+    "migration_lock_timeout_s": ("POSTGRES_MIGRATION_LOCK_TIMEOUT",),
+    "migration_statement_timeout_s": ("POSTGRES_MIGRATION_STATEMENT_TIMEOUT",),
 }
 _BOOLEANS = {
     "1": True,

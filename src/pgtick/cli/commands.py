@@ -30,7 +30,7 @@ from pgtick.config import DatabaseConfig, HftConfig
 from pgtick.connection import DatabaseManager, initialize_database, open_manager
 from pgtick.embedded import start_embedded
 from pgtick.errors import PgtickError
-from pgtick.migrations.__main__ import main as migrations_main  # type: ignore[import-not-found, unused-ignore]  # see there
+from pgtick.migrator.command import main as migrations_main
 from pgtick.operations.symbols import resolve_symbol
 from pgtick.tables import BOOK_TICKERS, BUILT_IN_TABLES, FUNDING_RATES
 from pgtick.writer import Writer
@@ -207,7 +207,7 @@ async def _replay(feeds: dict[str, list[str]], dsn: str | None) -> None:
 @pgtick.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def migrate(arguments: tuple[str, ...]) -> None:
-    """Apply pending migrations (up), take one back (down), list them (status), print their SQL (sql)."""
+    """Apply pending migrations (up), take one back (down), look (status, preview), repair."""
     sys.exit(migrations_main(list(arguments), prog="pgtick migrate"))
 
 

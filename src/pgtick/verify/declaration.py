@@ -7,6 +7,7 @@ another has stored in pgtick_declared_schema, if it is of the same migrations.
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,8 +19,9 @@ import msgspec
 from pgtick.connection import DatabaseManager, open_manager, use_manager
 from pgtick.engines import get_engine
 from pgtick.errors import MigrationError
-from pgtick.migrator.apply import LEDGER, get_available_migrations
+from pgtick.migrator.apply import get_available_migrations
 from pgtick.migrator.files import LoadedMigration, discover
+from pgtick.migrator.order import load_all
 from pgtick.tables import quote_identifier
 from pgtick.verify.catalog import Item, read_items
 
@@ -50,6 +52,8 @@ GRANT SELECT ON pgtick_declared_schema TO PUBLIC;
 """  # anybody may read as much in the catalogs
 
 
+# Of statements that a migration runs outside of a transaction.
+_OUTSIDE_ONLY = re.compile(r"\bCONCURRENTLY\b|\bWITH\s*\(\s*timescaledb\.transaction_per_chunk[^)]*\)", re.IGNORECASE)
 _NAMES = """
 SELECT relname::text FROM pg_class WHERE relnamespace = $1::text::regnamespace
 UNION ALL
@@ -166,7 +170,8 @@ async def _rolled_back(db: DatabaseManager) -> AsyncIterator[None]:
 
 async def _make(db: DatabaseManager, place: Place, applied: set[tuple[str, str]]) -> Declaration:
     """Run the applied migrations in a scratch schema, read it, and roll everything back."""
-    loaded = [await file.load() for file in discover(db.config.migration_folders) if file.key in applied]
+    files = discover(db.config.migration_folders)
+    loaded = [migration for migration in await load_all(files) if migration.migration.key in applied]
     # One that wants quotes where the live one does: what a migration makes of its schema's name is then alike.
     scratch = f"{'pgtick' if place.quoted == place.schema else 'Pgtick'}_verify_{secrets.token_hex(8)}"
     # The engine of the live tables, not that of an empty schema; and one connection, which holds the transaction.
@@ -221,11 +226,13 @@ async def _run(
     makers: dict[str, str] = {}
     unverifiable: list[tuple[str, str]] = []
     failed: dict[str, str] = {}
-    await db.execute(LEDGER)
     for loaded in migrations:
         file = loaded.migration
-        if file.namespace in failed:
-            unverifiable.append((file.label, f"it comes after {failed[file.namespace]}"))
+        before = (file.namespace, *(name.partition("/")[0] for name in loaded.needed_migrations))
+        culprit = next((failed[namespace] for namespace in before if namespace in failed), None)
+        if culprit is not None:
+            failed[file.namespace] = culprit
+            unverifiable.append((file.label, f"it comes after {culprit}"))
             continue
         try:
             async with db.transaction():
@@ -241,7 +248,25 @@ async def _run(
 
 async def _apply(db: DatabaseManager, place: Place, loaded: LoadedMigration) -> None:
     query = "SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass($1)"
-    for table in loaded.dependencies:
+    for table in loaded.needed_tables:
         if await db.fetchval(query, table) in (None, place.quoted):  # not there, or the live one
             raise MigrationError(f"the table {table}, which it needs, could not be made")
-    await loaded.up(db)
+    with use_manager(db if loaded.transaction else _InTransaction(db)):
+        await loaded.up()
+
+
+class _InTransaction(DatabaseManager):
+    """A manager that does inside the transaction what a migration without one would do outside."""
+
+    def __init__(self, db: DatabaseManager) -> None:
+        super().__init__(db.config, None, db.server_version)
+        self._db = db
+
+    @asynccontextmanager
+    async def connection(self, *, resets: bool = True) -> AsyncIterator[Any]:
+        async with self._db.connection(resets=resets) as connection:
+            yield connection
+
+    async def execute(self, query: str, *args: object) -> str:
+        """Run the statement without what wants no transaction."""
+        return await self._db.execute(_OUTSIDE_ONLY.sub(" ", query), *args)
