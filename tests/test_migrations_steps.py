@@ -145,7 +145,7 @@ async def test_interrupted_step_stops_everything_until_repair_is_told(
     await opened.execute("CREATE TABLE log (n int)")
     write_sql(mine, "001_a.sql", "-- no-transaction\n-- up\nINSERT INTO log VALUES (1);\nINSERT INTO log VALUES (2);")
     await opened.execute(
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN LOCK exchanges; RETURN new; END'"
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN LOCK exchanges; RETURN new; END'; "
     )
     await opened.execute(
         "CREATE TRIGGER slow BEFORE INSERT ON log FOR EACH ROW WHEN (new.n = 2) EXECUTE FUNCTION slow()"

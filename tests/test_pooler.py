@@ -1,10 +1,11 @@
-"""Behind a real pgbouncer in transaction mode, where every transaction may get another connection."""
+"""Behind a real pgbouncer in transaction mode, where every transaction may get another connection; migrations."""
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +17,9 @@ from scratch import find_binary, free_port, hand_over, running
 
 from pgtick import BookTickerSnapshot, cached_get_symbol_by_id, get_cached_symbol_by_id, refresh_cache
 from pgtick.config import DatabaseConfig
-from pgtick.connection import DatabaseManager, connect, initialize_database
+from pgtick.connection import DatabaseManager, connect, initialize_database, open_manager
+from pgtick.errors import MigrationError
+from pgtick.migrator import run_pending_migrations
 from pgtick.operations.book_ticker import (
     get_book_ticker_history,
     get_latest_book_ticker_by_symbol,
@@ -27,9 +30,9 @@ from pgtick.operations.symbols import deactivate_symbol, ensure_symbol, resolve_
 N_SERVER_CONNECTIONS = 2
 
 
-@pytest.fixture(scope="module")
-def pgbouncer(server: DatabaseConfig) -> Iterator[DatabaseConfig]:
-    """A pooler with two connections to the server, as its clients reach it."""
+@contextmanager
+def running_pgbouncer(server: DatabaseConfig, mode: str, n_connections: int) -> Iterator[DatabaseConfig]:
+    """A pooler with a few connections to the server, as its clients reach it."""
     binary = find_binary("pgbouncer")
     if binary is None:
         pytest.skip("no pgbouncer")
@@ -44,7 +47,7 @@ def pgbouncer(server: DatabaseConfig) -> Iterator[DatabaseConfig]:
         (folder / "pgbouncer.ini").write_text(
             f"[databases]\n* = host={server.host} port={server.port} user={user}{password}\n"
             f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
-            f"pool_mode = transaction\ndefault_pool_size = {N_SERVER_CONNECTIONS}\nmax_client_conn = 100\n",
+            f"pool_mode = {mode}\ndefault_pool_size = {n_connections}\nmax_client_conn = 100\n",
             "utf-8",
         )
         uid = folder.stat().st_uid if uid is None else uid
@@ -53,10 +56,16 @@ def pgbouncer(server: DatabaseConfig) -> Iterator[DatabaseConfig]:
             yield DatabaseConfig(host="127.0.0.1", port=port, database="postgres", user=user, pooler=True)
 
 
+@pytest.fixture(scope="module")
+def pgbouncer(server: DatabaseConfig) -> Iterator[DatabaseConfig]:
+    with running_pgbouncer(server, "transaction", N_SERVER_CONNECTIONS) as config:
+        yield config
+
+
 @pytest.fixture
-async def pooled(pgbouncer: DatabaseConfig, dsn: str) -> AsyncIterator[DatabaseManager]:
-    """The published manager of an empty database that was migrated through the pooler."""
-    database = DatabaseConfig.from_dsn(dsn).database
+async def pooled(pgbouncer: DatabaseConfig, config: DatabaseConfig) -> AsyncIterator[DatabaseManager]:
+    """The published manager, through the pooler, of a database that was migrated directly."""
+    database = config.database
     db = await initialize_database(msgspec.structs.replace(pgbouncer, database=database, max_connections=8))
     yield db
     await db.close()
@@ -139,3 +148,35 @@ async def _exchange_of_another(pooled: DatabaseManager) -> int:
         return int(await other.fetchval(query, "KRAKEN_SPOT", "KRAKEN"))
     finally:
         await other.close()
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+async def test_migration_through_a_transaction_pooler_is_refused_with_advice(
+    pgbouncer: DatabaseConfig, dsn: str, is_told: bool
+) -> None:
+    database = DatabaseConfig.from_dsn(dsn).database
+    config = msgspec.structs.replace(pgbouncer, database=database, pooler=is_told)
+    with pytest.raises(MigrationError, match=r"there is a transaction pooler at 127\.0\.0\.1, port .* want a direct"):
+        await initialize_database(config)
+    direct = await connect(DatabaseConfig.from_dsn(dsn))
+    try:
+        assert await direct.fetchval("SELECT to_regclass('pgtick_migrations') IS NULL")
+    finally:
+        await direct.close()
+
+
+async def test_migration_through_a_session_pooler_works(server: DatabaseConfig, dsn: str, tmp_path: Path) -> None:
+    (tmp_path / "001_a.sql").write_text(
+        "-- no-transaction\n-- up\nCREATE TABLE a (n int);\nCREATE INDEX CONCURRENTLY a_n ON a (n);"
+    )
+    if find_binary("pgbouncer") is None:
+        pytest.skip("no pgbouncer")
+    with running_pgbouncer(server, "session", 10) as pooler:
+        database = DatabaseConfig.from_dsn(dsn).database
+        db = await open_manager(
+            msgspec.structs.replace(pooler, database=database, migration_folders=(str(tmp_path),), max_connections=2)
+        )
+        try:
+            assert (await run_pending_migrations(db))[-1].endswith("/001_a")
+        finally:
+            await db.close()

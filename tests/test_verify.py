@@ -149,6 +149,25 @@ async def test_migration_that_an_empty_schema_cannot_run_is_named_and_the_rest_i
         await db.close()
 
 
+async def test_migration_outside_a_transaction_is_declared_like_any_other(
+    config: DatabaseConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "firm"
+    folder.mkdir()
+    (folder / "001_index.sql").write_text(
+        "-- no-transaction\n-- depends: symbols\n-- up\nCREATE INDEX CONCURRENTLY firm_settle ON symbols (settle);\n"
+        "CREATE INDEX CONCURRENTLY firm_expiry ON symbols (expiry);\n-- down\nDROP INDEX firm_settle, firm_expiry;\n"
+    )
+    db = await open_manager(msgspec.structs.replace(config, migration_folders=(str(folder),)))
+    try:
+        await run_pending_migrations(db)
+        assert await verify_schema(db) == []
+        await db.execute("DROP INDEX firm_settle")
+        assert told(await verify_schema(db)) == [("symbols", "index", "firm_settle", "missing")]
+    finally:
+        await db.close()
+
+
 async def test_file_changed_after_it_was_applied_is_named(config: DatabaseConfig, tmp_path: Path) -> None:
     folder = tmp_path / "firm"
     write(folder, "001", "tables", 'await db.execute("CREATE TABLE mine (id int)")')

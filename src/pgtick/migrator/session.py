@@ -16,7 +16,7 @@ from pgtick.migrator.files import Migration
 from pgtick.migrator.ledger import Ledger, read_ledger
 from pgtick.migrator.pooler import refuse_transaction_pooler
 
-__all__ = ["holds_lock", "migrating", "migration_config", "milliseconds", "told", "turn"]
+__all__ = ["holds_lock", "migrating", "migration_config", "milliseconds", "rest", "told", "turn"]
 
 _LOCK = 7_463_816_502  # "pgtick" on a telephone's keys, roughly: any constant of our own does
 _LOCK_POLL_S = 0.05
@@ -98,14 +98,21 @@ async def _locked(db: DatabaseManager, migration: Migration) -> AsyncIterator[No
 
 async def holds_lock(db: DatabaseManager) -> bool:
     """Whether the transaction of the context still is and has the lock."""
+    query = f"SELECT EXISTS (SELECT FROM pg_locks WHERE {_OF_LOCK} AND pid = pg_backend_pid())"
     try:
-        return bool(
-            await db.fetchval(
-                f"SELECT EXISTS (SELECT FROM pg_locks WHERE {_OF_LOCK} AND pid = pg_backend_pid())", _LOCK
-            )
-        )
+        held = bool(await db.fetchval(query, _LOCK))
+        await rest(db)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
         return False
+    return held
+
+
+async def rest(db: DatabaseManager) -> None:
+    """Leave the transaction of the context idle without a snapshot.
+
+    asyncpg's query leaves its portal, which keeps the query's snapshot, until the next one; a simple query does not.
+    """
+    await db.execute("SELECT 1")
 
 
 @asynccontextmanager

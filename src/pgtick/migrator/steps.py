@@ -17,7 +17,7 @@ from pgtick.connection import DatabaseManager, connect, use_manager
 from pgtick.errors import MigrationError
 from pgtick.migrator.files import Migration
 from pgtick.migrator.ledger import read_steps
-from pgtick.migrator.session import holds_lock, milliseconds, told
+from pgtick.migrator.session import holds_lock, milliseconds, rest, told
 
 __all__ = ["INVALID_INDEXES", "STEP_NAME", "forget_steps", "stepping"]
 
@@ -198,6 +198,7 @@ async def stepping(holder: DatabaseManager, migration: Migration, direction: str
         ]
         invalid = {record["index"] for record in await connection.fetch(INVALID_INDEXES)}
         known = [{**record, "invalid_index": _still(record["invalid_index"], invalid)} for record in records]
+        await rest(holder)
         manager = _StepManager(holder, connection, migration, direction, known)
         with use_manager(manager):
             yield

@@ -29,6 +29,9 @@ class Item(msgspec.Struct, frozen=True, array_like=True):
         return self.table, self.kind, self.name
 
 
+# Names go as JSON: for an array asyncpg asks each new connection what it is made of, which takes longer than all else.
+_LIST = "ARRAY(SELECT jsonb_array_elements_text({}::text::jsonb))"
+_LIST_1, _LIST_2, _LIST_3 = map(_LIST.format, ("$1", "$2", "$3"))
 _INVALID = """
 CASE WHEN NOT i.indisvalid THEN ' INVALID' || coalesce((
     SELECT ', lacking in ' || string_agg(p.inhrelid::regclass::text, ', ' ORDER BY p.inhrelid::regclass::text)
@@ -47,7 +50,7 @@ CASE {g}.tgenabled WHEN 'D' THEN ' DISABLED' WHEN 'R' THEN ' ENABLED FOR REPLICA
 _ITEMS = f"""
 WITH t AS MATERIALIZED (
     SELECT * FROM pg_class WHERE relnamespace = $1::text::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f')
-        AND NOT relispartition AND ($2::text[] IS NULL OR relname = ANY ($2))
+        AND NOT relispartition AND ($2::text IS NULL OR relname = ANY ({_LIST_2}))
 )
 SELECT t.relname::text, 'table' AS kind, t.relname::text AS name, concat_ws(', ',
     CASE t.relpersistence WHEN 'u' THEN 'unlogged ' ELSE '' END || CASE t.relkind
@@ -94,18 +97,18 @@ SELECT '', 'function', format('%s(%s)', f.proname, pg_get_function_identity_argu
     CASE f.prokind WHEN 'a' THEN (SELECT format('aggregate by %s over %s, at the end %s', aggtransfn,
             format_type(aggtranstype, NULL), aggfinalfn) FROM pg_aggregate WHERE aggfnoid = f.oid)
         ELSE pg_get_functiondef(f.oid) END
-FROM pg_proc f WHERE f.pronamespace = $1::text::regnamespace AND ($3::text[] IS NULL OR f.proname = ANY ($3))
+FROM pg_proc f WHERE f.pronamespace = $1::text::regnamespace AND ($3::text IS NULL OR f.proname = ANY ({_LIST_3}))
 """
 
 _SPAN = "justify_hours(make_interval(secs => extract(epoch FROM {})::float8))"
 _TIMESCALE = f"""
 SELECT hypertable_name::text, 'hypertable', hypertable_name::text, string_agg(format('by %s', column_name), ', '
     ORDER BY dimension_number)
-FROM timescaledb_information.dimensions WHERE hypertable_schema = $1 AND hypertable_name = ANY ($2) GROUP BY 1
+FROM timescaledb_information.dimensions WHERE hypertable_schema = $1 AND hypertable_name = ANY ({_LIST_2}) GROUP BY 1
 UNION ALL
 SELECT hypertable_name::text, 'chunk interval', hypertable_name::text, {_SPAN.format("time_interval")}::text
 FROM timescaledb_information.dimensions
-WHERE hypertable_schema = $1 AND hypertable_name = ANY ($2) AND dimension_type = 'Time'
+WHERE hypertable_schema = $1 AND hypertable_name = ANY ({_LIST_2}) AND dimension_type = 'Time'
 UNION ALL
 SELECT hypertable_name::text, 'policy', replace(proc_name::text, 'policy_', ''),
     CASE proc_name WHEN 'policy_retention'
@@ -113,21 +116,21 @@ SELECT hypertable_name::text, 'policy', replace(proc_name::text, 'policy_', ''),
         ELSE (config - '{{hypertable_id,mat_hypertable_id}}'::text[])::text END
     || format(', every %s', {_SPAN.format("schedule_interval")}) || CASE WHEN scheduled THEN '' ELSE ', PAUSED' END
 FROM timescaledb_information.jobs
-WHERE hypertable_schema = $1 AND hypertable_name = ANY ($2) AND proc_name::text LIKE 'policy\\_%'
+WHERE hypertable_schema = $1 AND hypertable_name = ANY ({_LIST_2}) AND proc_name::text LIKE 'policy\\_%'
 UNION ALL
 SELECT relname::text, 'columnstore', relname::text, format('by %s, in the order of %s', segmentby, orderby)
 FROM timescaledb_information.hypertable_compression_settings JOIN pg_class ON oid = hypertable
-WHERE relnamespace = quote_ident($1)::regnamespace AND relname = ANY ($2) AND orderby IS NOT NULL
+WHERE relnamespace = quote_ident($1)::regnamespace AND relname = ANY ({_LIST_2}) AND orderby IS NOT NULL
 UNION ALL
 SELECT view_name::text, 'continuous aggregate', view_name::text,
     view_definition || CASE WHEN materialized_only THEN ' materialized only' ELSE ' in real time' END
-FROM timescaledb_information.continuous_aggregates WHERE view_schema = $1 AND view_name = ANY ($2)
+FROM timescaledb_information.continuous_aggregates WHERE view_schema = $1 AND view_name = ANY ({_LIST_2})
 """
 # Ids of co-location groups are this database's own: a group goes by the first of its tables.
-_CITUS = """
+_CITUS = f"""
 WITH t AS (
     SELECT c.relname::text AS name, p.* FROM pg_dist_partition p JOIN pg_class c ON c.oid = p.logicalrelid
-    WHERE c.relnamespace = quote_ident($1)::regnamespace AND NOT c.relispartition AND c.relname = ANY ($2)
+    WHERE c.relnamespace = quote_ident($1)::regnamespace AND NOT c.relispartition AND c.relname = ANY ({_LIST_2})
 )
 SELECT name, 'distribution', name, CASE
     WHEN partmethod = 'n' THEN CASE repmodel WHEN 't' THEN 'reference table' ELSE 'local table' END
@@ -137,9 +140,9 @@ SELECT name, 'distribution', name, CASE
 FROM t
 """
 
-_SETTINGS = """
+_SETTINGS = f"""
 SELECT table_name, 'setting', 'pgtick_time_series', format('chunk_interval %s, retention %s', chunk_interval, retention)
-FROM pgtick_time_series WHERE table_name = ANY ($1)
+FROM pgtick_time_series WHERE table_name = ANY ({_LIST_1})
 """
 _ASKED = f"""
 SELECT table_name, 'chunk interval', table_name, {_SPAN.format("chunk_interval")}::text FROM pgtick_time_series
@@ -157,7 +160,7 @@ WITH p AS MATERIALIZED (
     SELECT t.relname::text AS parent_name, t.oid AS parent, t.relpersistence <> c.relpersistence AS persists_otherwise,
         c.relname::text AS name, c.oid AS part, c.relpersistence, i.inhdetachpending
     FROM pg_class t JOIN pg_inherits i ON i.inhparent = t.oid JOIN pg_class c ON c.oid = i.inhrelid
-    WHERE t.relnamespace = $1::text::regnamespace AND t.relname = ANY ($2) AND t.relkind = 'p'
+    WHERE t.relnamespace = $1::text::regnamespace AND t.relname = ANY ({_LIST_2}) AND t.relkind = 'p'
 ), d AS MATERIALIZED (
     SELECT x.adrelid, x.adbin, g.attname, CASE g.attgenerated WHEN '' THEN 'DEFAULT ' ELSE 'GENERATED AS ' END AS what,
         regexp_replace(x.adbin::text, ':location -?\\d+', '', 'g') AS tree
@@ -170,7 +173,7 @@ FROM p WHERE inhdetachpending
 UNION ALL
 SELECT t.relname, t.relname, 'partition', c.relname, 'attached', 'a table by itself'
 FROM pg_class t JOIN pg_class c ON c.relnamespace = t.relnamespace AND starts_with(c.relname, t.relname || '_p')
-WHERE t.relnamespace = $1::text::regnamespace AND t.relname = ANY ($2) AND t.relkind = 'p' AND c.relkind = 'r'
+WHERE t.relnamespace = $1::text::regnamespace AND t.relname = ANY ({_LIST_2}) AND t.relkind = 'p' AND c.relkind = 'r'
     AND NOT c.relispartition AND substr(c.relname, length(t.relname) + 3) ~ '^\\d{{8}}$'
 UNION ALL
 SELECT parent_name, name, 'table', name, 'as durable as its table', CASE relpersistence WHEN 'u' THEN 'unlogged'
@@ -200,6 +203,10 @@ WHERE k.coninhcount = 0 AND k.conparentid = 0
 """
 
 
+def _as_json(names: Iterable[str]) -> str:
+    return msgspec.json.encode(sorted(names)).decode()
+
+
 async def read_items(
     db: DatabaseManager,
     schema: str,
@@ -211,16 +218,14 @@ async def read_items(
 
     The schema is the first of the search_path, so that the server leaves its name out.
     """
-    quoted = quote_identifier(schema)
-    names = None if tables is None else sorted(tables)
-    rows = await db.fetch(_ITEMS, quoted, names, None if functions is None else sorted(functions))
-    if names is None:
-        names = [row["name"] for row in rows if row["kind"] == "table"]
+    wanted = None if tables is None else _as_json(tables)
+    rows = await db.fetch(_ITEMS, quote_identifier(schema), wanted, None if functions is None else _as_json(functions))
+    names = _as_json({row["name"] for row in rows if row["kind"] == "table"})
     for extension, query in (("timescaledb", _TIMESCALE), ("citus", _CITUS)):
         if extension in extensions:
             rows += await db.fetch(query, schema, names)
-    if "pgtick_time_series" in names and any(row["name"] == "pgtick_time_series" for row in rows):
-        rows += await db.fetch(_SETTINGS, names)
+    if any(row["kind"] == "table" and row["name"] == "pgtick_time_series" for row in rows):
+        rows += await db.fetch(_SETTINGS, wanted or names)
     items = (Item(*row) for row in rows)
     return {item.key: item for item in items}
 
@@ -233,7 +238,7 @@ async def read_asked(db: DatabaseManager) -> dict[Key, str]:
 async def read_parts(db: DatabaseManager, schema: str, tables: Iterable[str]) -> list[tuple[str, Drift]]:
     """Return (table, drift) of partitions that are not as their table is, and of those that were detached."""
     drifts = []
-    for of, table, kind, name, declared, live in await db.fetch(_PARTS, quote_identifier(schema), sorted(tables)):
+    for of, table, kind, name, declared, live in await db.fetch(_PARTS, quote_identifier(schema), _as_json(tables)):
         state = "missing" if live is None else "extra" if declared is None else "changed"
         drifts.append((of, Drift(table, kind, name, state, declared or "", live or "")))
     return drifts

@@ -21,7 +21,6 @@ from pgtick.engines import get_engine
 from pgtick.errors import MigrationError
 from pgtick.migrator.apply import get_available_migrations
 from pgtick.migrator.files import LoadedMigration, discover
-from pgtick.migrator.ledger import LEDGER
 from pgtick.migrator.order import load_all
 from pgtick.tables import quote_identifier
 from pgtick.verify.catalog import Item, read_items
@@ -29,17 +28,16 @@ from pgtick.verify.catalog import Item, read_items
 __all__ = ["Declaration", "Place", "get_declaration", "read_place"]
 
 _FORMAT = 1  # of what is stored: raise it when the same migrations are declared in another way
-_CONCURRENTLY = re.compile(r"(?<=\s)CONCURRENTLY\b", re.IGNORECASE)
 _STORE_LOCK = 7_463_816_504  # the maintenance's, plus one
 _LOCK_TIMEOUT = "2s"  # for what a migration touches outside of the scratch schema, which it should not
 
 # The schemas after the live one stay in the search_path; the live one only where an extension's functions are in it.
 _PLACE = """
 SELECT current_schema()::text AS schema, quote_ident(current_schema()) AS quoted, current_user::text AS role,
-    current_schemas(false)::text[] AS search_path,
+    to_json(current_schemas(false))::text AS search_path,
     EXISTS (SELECT FROM pg_extension WHERE extnamespace = quote_ident(current_schema())::regnamespace)
         AS holds_extension,
-    ARRAY(SELECT extname || ' ' || extversion FROM pg_extension ORDER BY extname)::text[] AS extensions,
+    (SELECT json_agg(extname || ' ' || extversion ORDER BY extname) FROM pg_extension)::text AS extensions,
     coalesce(current_setting('timescaledb.license', true), '') AS licence,
     has_database_privilege(current_database(), 'CREATE') AND current_setting('transaction_read_only') = 'off'
         AS may_create, to_regclass('pgtick_declared_schema') IS NOT NULL AS has_store
@@ -54,6 +52,8 @@ GRANT SELECT ON pgtick_declared_schema TO PUBLIC;
 """  # anybody may read as much in the catalogs
 
 
+# Of statements that a migration runs outside of a transaction.
+_OUTSIDE_ONLY = re.compile(r"\bCONCURRENTLY\b|\bWITH\s*\(\s*timescaledb\.transaction_per_chunk[^)]*\)", re.IGNORECASE)
 _NAMES = """
 SELECT relname::text FROM pg_class WHERE relnamespace = $1::text::regnamespace
 UNION ALL
@@ -92,7 +92,8 @@ async def read_place(db: DatabaseManager) -> Place:
     """Return where the manager's tables are."""
     row = await db.fetchrow(_PLACE)
     assert row is not None  # noqa: S101  a query without FROM
-    return msgspec.convert(dict(row), Place)
+    lists = {name: msgspec.json.decode(row[name]) for name in ("search_path", "extensions")}
+    return msgspec.convert({**row, **lists}, Place)
 
 
 async def get_declaration(db: DatabaseManager, place: Place, *, anew: bool) -> Declaration | None:
@@ -169,8 +170,8 @@ async def _rolled_back(db: DatabaseManager) -> AsyncIterator[None]:
 
 async def _make(db: DatabaseManager, place: Place, applied: set[tuple[str, str]]) -> Declaration:
     """Run the applied migrations in a scratch schema, read it, and roll everything back."""
-    every = await load_all(discover(db.config.migration_folders))
-    loaded = [migration for migration in every if migration.migration.key in applied]
+    files = discover(db.config.migration_folders)
+    loaded = [migration for migration in await load_all(files) if migration.migration.key in applied]
     # One that wants quotes where the live one does: what a migration makes of its schema's name is then alike.
     scratch = f"{'pgtick' if place.quoted == place.schema else 'Pgtick'}_verify_{secrets.token_hex(8)}"
     # The engine of the live tables, not that of an empty schema; and one connection, which holds the transaction.
@@ -225,11 +226,13 @@ async def _run(
     makers: dict[str, str] = {}
     unverifiable: list[tuple[str, str]] = []
     failed: dict[str, str] = {}
-    await db.execute(LEDGER)
     for loaded in migrations:
         file = loaded.migration
-        if file.namespace in failed:
-            unverifiable.append((file.label, f"it comes after {failed[file.namespace]}"))
+        before = (file.namespace, *(name.partition("/")[0] for name in loaded.needed_migrations))
+        culprit = next((failed[namespace] for namespace in before if namespace in failed), None)
+        if culprit is not None:
+            failed[file.namespace] = culprit
+            unverifiable.append((file.label, f"it comes after {culprit}"))
             continue
         try:
             async with db.transaction():
@@ -253,21 +256,17 @@ async def _apply(db: DatabaseManager, place: Place, loaded: LoadedMigration) -> 
 
 
 class _InTransaction(DatabaseManager):
-    """A manager for what is meant to be done outside a transaction, and here is done in another's."""
+    """A manager that does inside the transaction what a migration without one would do outside."""
 
-    def __init__(self, outer: DatabaseManager) -> None:
-        super().__init__(outer.config, None, outer.server_version)
-        self._outer = outer
+    def __init__(self, db: DatabaseManager) -> None:
+        super().__init__(db.config, None, db.server_version)
+        self._db = db
 
     @asynccontextmanager
     async def connection(self, *, resets: bool = True) -> AsyncIterator[Any]:
-        async with self._outer.connection(resets=resets) as connection:
+        async with self._db.connection(resets=resets) as connection:
             yield connection
 
     async def execute(self, query: str, *args: object) -> str:
-        """Do it, without CONCURRENTLY; leave out what no transaction can do (VACUUM, a refresh): it declares nothing."""
-        try:
-            async with self._outer.transaction():
-                return await super().execute(_CONCURRENTLY.sub("", query), *args)
-        except asyncpg.ActiveSQLTransactionError:
-            return ""
+        """Run the statement without what wants no transaction."""
+        return await self._db.execute(_OUTSIDE_ONLY.sub(" ", query), *args)
