@@ -1,4 +1,7 @@
-"""Real servers: the embedded PostgreSQL 18 and, where one answers, another; a migrated clone for each test."""
+"""Real servers: the embedded PostgreSQL 18, another one, TimescaleDB, Citus; a migrated clone for each test.
+
+The databases of the last two have their extension. A test of what plain PostgreSQL alone does is marked ``plain``.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +34,45 @@ def embedded_config() -> Iterator[DatabaseConfig]:
         yield server.config()
 
 
-@pytest.fixture(scope="session", params=["embedded", "other"])
-def server(request: pytest.FixtureRequest) -> DatabaseConfig:
-    if request.param == "embedded":
+EXTENSIONS = {"timescale": "timescaledb", "citus": "citus"}
+
+
+def _kind_of_server(item: pytest.Item) -> str | None:
+    callspec = getattr(item, "callspec", None)
+    return None if callspec is None else callspec.params.get("server_kind")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave tests marked ``plain`` out on the servers with an extension."""
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        is_elsewhere = item.get_closest_marker("plain") is not None and _kind_of_server(item) in EXTENSIONS
+        (left_out if is_elsewhere else kept).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip here and not in a fixture, so that the report has a line for a server and not for a test."""
+    kind = _kind_of_server(item)
+    if kind in EXTENSIONS and not os.environ.get(f"PGTICK_TEST_{kind.upper()}_DSN"):
+        pytest.skip(f"no {kind}: PGTICK_TEST_{kind.upper()}_DSN is not set")
+
+
+@pytest.fixture(scope="session", params=["embedded", "other", *EXTENSIONS])
+def server_kind(request: pytest.FixtureRequest) -> str:
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest, server_kind: str) -> DatabaseConfig:
+    if server_kind == "embedded":
         config: DatabaseConfig = request.getfixturevalue("embedded_config")
         return config
+    if server_kind in EXTENSIONS:
+        return DatabaseConfig.from_dsn(os.environ[f"PGTICK_TEST_{server_kind.upper()}_DSN"])
     candidates = [
         DatabaseConfig(host="/var/run/postgresql", database="postgres", user=user) for user in ("root", "postgres")
     ]
@@ -66,18 +103,26 @@ def _named(server: DatabaseConfig, name: str) -> DatabaseConfig:
     return msgspec.structs.replace(server, database=name)
 
 
+async def _create(server: DatabaseConfig, name: str, kind: str) -> None:
+    await _execute(server, f"CREATE DATABASE {name}")
+    if kind in EXTENSIONS:
+        await _execute(_named(server, name), f"CREATE EXTENSION IF NOT EXISTS {EXTENSIONS[kind]}")
+    if kind == "citus":  # few shards, because each has every partition, and tests make many
+        await _execute(server, f"ALTER DATABASE {name} SET citus.shard_count = 2")
+
+
 @pytest.fixture(scope="session")
-def template(server: DatabaseConfig) -> Iterator[str]:
+def template(server: DatabaseConfig, server_kind: str) -> Iterator[str]:
     name = f"{PREFIX}template{next(_numbers)}"
 
     async def make() -> None:
-        await _execute(server, f"CREATE DATABASE {name}")
+        await _create(server, name, server_kind)
         db = await open_manager(_named(server, name))
         try:
             await run_pending_migrations(db)
         finally:
             await db.close()
-        # TimescaleDB's workers would hold it, and a template that is in use cannot be cloned.
+        # The extensions' workers would hold it, and a template that is in use cannot be cloned.
         await _execute(
             server,
             f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false",
@@ -90,10 +135,10 @@ def template(server: DatabaseConfig) -> Iterator[str]:
 
 
 @pytest.fixture
-async def dsn(server: DatabaseConfig) -> AsyncIterator[str]:
+async def dsn(server: DatabaseConfig, server_kind: str) -> AsyncIterator[str]:
     """A fresh empty database."""
     name = f"{PREFIX}{next(_numbers)}"
-    await _execute(server, f"CREATE DATABASE {name}")
+    await _create(server, name, server_kind)
     yield _named(server, name).to_dsn(with_password=True)
     await _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
 

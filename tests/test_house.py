@@ -26,7 +26,7 @@ FLOORS = [
     {"rules", "models", "tables", "config"},
     {"_fast"},
     {"connection", "embedded"},
-    {"engines", "cache_operations", "migrator", "migrations"},
+    {"engines", "cache_operations", "migrator", "migrations", "roles"},
     {"reader", "writer"},
     {"operations", "doctor"},
     {"adapters", "cli"},

@@ -23,6 +23,7 @@ from pgtick.connection import DatabaseManager, add_start_step, connect, get_db_m
 from pgtick.models import CachedSymbol
 
 __all__ = [
+    "announce_change",
     "cached_get_symbol",
     "cached_get_symbol_by_exchange_symbol",
     "cached_get_symbol_by_id",
@@ -126,6 +127,16 @@ async def refresh_cache(db: DatabaseManager | None = None) -> int:
 async def refresh_symbol(symbol_id: int) -> None:
     """Bring one symbol's present state from the database into memory."""
     await _fetch(get_db_manager(), "WHERE s.id = $1", symbol_id)
+
+
+async def announce_change(db: DatabaseManager, *symbol_ids: int) -> None:
+    """Tell the other processes' caches of changed symbols, or with none of everything; in the change's transaction.
+
+    The triggers of exchanges and symbols do it for SQL typed by hand, and the server sends it once. On Citus there
+    are no such triggers.
+    """
+    for payload in map(str, symbol_ids) if symbol_ids else (_EVERYTHING,):
+        await db.execute("SELECT pg_notify($1, $2)", CHANNEL, payload)
 
 
 async def _fetch(db: DatabaseManager, condition: str, *args: object) -> CachedSymbol | None:

@@ -26,9 +26,11 @@ _LOCK_TIMEOUT = "500ms"
 _LOCK_ATTEMPTS = 5
 _LOCK_PAUSE_S = 0.5
 
-# The server's clock decides what is old: a wrong clock of a client must not drop rows.
+# The server's clock decides what is old: a wrong clock of a client must not drop rows. In UTC, as in
+# pgtick_drop_partition: days are not of the same length everywhere.
 _CUTOFFS = (
-    "SELECT table_name, greatest(now() - retention, 'epoch') AS cutoff FROM pgtick_time_series "
+    "SELECT table_name, greatest((now() AT TIME ZONE 'UTC' - retention) AT TIME ZONE 'UTC', 'epoch') AS cutoff "
+    "FROM pgtick_time_series "
     "WHERE to_regclass(quote_ident(table_name)) IS NOT NULL ORDER BY table_name"
 )
 
@@ -90,6 +92,10 @@ class Engine(ABC):
 
     def forget(self, table: str) -> None:  # noqa: B027
         """Forget what is remembered of the table, because the server says otherwise (23514 without a constraint)."""
+
+    def sorted_error(self, error: asyncpg.PostgresError) -> asyncpg.PostgresError:
+        """Return the error that a refused statement means: itself, but where the engine hides it in another."""
+        return error
 
     async def apply_retention(self, db: DatabaseManager, *, dry_run: bool = False) -> dict[str, list[str]]:
         """Drop what is wholly older than its table's retention; return the names by table.

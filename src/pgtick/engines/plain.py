@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from pgtick.connection import DatabaseManager
-from pgtick.engines.base import Engine, SeriesInfo, SeriesSize, add_reference_triggers, fetch_briefly
+from pgtick.engines.base import Engine, SeriesInfo, SeriesSize, fetch_briefly
 from pgtick.tables import quote_identifier
 
 __all__ = ["PlainEngine"]
@@ -31,13 +31,6 @@ FROM (SELECT c.oid::regclass::text AS name, c.relname::text AS relname, pg_get_e
 WHERE bounds <> 'DEFAULT' ORDER BY start
 """
 
-_IS_PARTITION = """
-SELECT true FROM pg_inherits
-WHERE inhparent = quote_ident($1)::regclass AND inhrelid = to_regclass(quote_ident($2)) AND NOT inhdetachpending
-"""
-_TRIGGER_ARGUMENTS = """
-SELECT tgargs FROM pg_trigger WHERE tgrelid = quote_ident($1)::regclass AND tgname = 'check_references_insert'
-"""
 _SIZES = """
 SELECT s.table_name AS "table", coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint AS n_bytes,
        coalesce(sum(pg_indexes_size(c.oid)), 0)::bigint AS n_index_bytes,
@@ -69,6 +62,7 @@ class _Partition(msgspec.Struct, frozen=True):
 class PlainEngine(Engine):
     """Daily partitions, made ahead and when a batch needs them; retention drops whole partitions.
 
+    Both are done by functions on the server (migration 005), so that the role that writes need not own the tables.
     What a partition holds is read from its bounds, so partitions of other lengths and names count as well.
     """
 
@@ -97,9 +91,14 @@ class PlainEngine(Engine):
             start = _EPOCH + day * _DAY
             name = next((partition.relname for partition in partitions if partition.holds_day(start)), None)
             if name is None:
-                name = await _make_partition(db, table, start)
+                name = await self._make_partition(db, table, start)
             if not db.in_transaction:  # a rolled-back partition is not there
                 known[day] = name
+
+    async def _make_partition(self, db: DatabaseManager, table: str, start: datetime) -> str:
+        async with db.transaction():  # where the caller is in one, a savepoint: a refusal must not spoil it
+            name: str = await db.fetchval("SELECT pgtick_make_partition($1, $2)", table, start.date())
+        return name
 
     def copy_target(self, db: DatabaseManager, table: str, days: Collection[int]) -> str:
         """Return the day's partition where all rows are of one day, and the partition is one of pgtick's.
@@ -115,7 +114,10 @@ class PlainEngine(Engine):
         return own if self._known.get(table, {}).get(day) == own else table
 
     async def make_ahead(self, db: DatabaseManager, days: int = 3) -> None:
-        """Make the partitions of today and the next days for every time-series table."""
+        """Make the partitions of today and the next days for every time-series table, where the role may."""
+        # A reader's start must not depend on whether the writer's service has been at it.
+        if not await db.fetchval("SELECT has_function_privilege('pgtick_make_partition(text, date)', 'EXECUTE')"):
+            return
         today = await db.fetchval("SELECT floor(extract(epoch FROM now()) / 86400)::int")
         for record in await db.fetch(
             "SELECT table_name FROM pgtick_time_series "
@@ -130,16 +132,20 @@ class PlainEngine(Engine):
     async def drop_older_than(
         self, db: DatabaseManager, table: str, cutoff: datetime, *, dry_run: bool = False
     ) -> list[str]:
-        """Drop each partition that ends at the cutoff or before, in a short transaction of its own."""
+        """Drop each partition that ends at the cutoff or before, in a short transaction of its own.
+
+        The server refuses to drop what lies within the retention, whatever the cutoff (42501).
+        """
         old = [p.name for p in await _partitions(db, table) if p.stop is not None and p.stop <= cutoff]
         if dry_run:
             return old
         self.forget(table)
         dropped = []
         for name in old:
-            if await fetch_briefly(db, f"DROP TABLE IF EXISTS {name}") is None:
+            answer = await fetch_briefly(db, "SELECT pgtick_drop_partition(to_regclass($1))", name)
+            if answer is None:
                 logger.warning("partition %s is in use: it is dropped next time", name)
-            else:
+            elif answer[0][0]:  # else another process was first
                 dropped.append(name)
         return dropped
 
@@ -194,23 +200,3 @@ def _findings(record: Any, partitions: list[_Partition]) -> Iterator[str]:
 
 async def _partitions(db: DatabaseManager, table: str) -> list[_Partition]:
     return [_Partition(**record) for record in await db.fetch(_PARTITIONS, table)]
-
-
-async def _make_partition(db: DatabaseManager, table: str, start: datetime) -> str:
-    partition = table + start.strftime(_SUFFIX)
-    async with db.transaction():
-        # Two processes that make the same day wait for each other here, not in a deadlock or a refusal.
-        await db.execute("SELECT pg_advisory_xact_lock(hashtext($1))", f"pgtick partition {table}")
-        if await db.fetchval(_IS_PARTITION, table, partition):
-            return partition  # the other one was first
-        # Attached, not made as PARTITION OF: that would wait for every reader of the table, and everybody behind it.
-        child, parent = quote_identifier(partition), quote_identifier(table)
-        await db.execute(f"CREATE TABLE {child} (LIKE {parent} INCLUDING ALL EXCLUDING IDENTITY)")
-        arguments = await db.fetchval(_TRIGGER_ARGUMENTS, table)
-        if arguments:  # the parent's trigger is not asked for rows sent straight to a partition
-            await add_reference_triggers(db, partition, arguments.decode().removesuffix("\0").split("\0"))
-        await db.execute(
-            f"ALTER TABLE {parent} ATTACH PARTITION {child} "
-            f"FOR VALUES FROM ('{start.isoformat()}') TO ('{(start + _DAY).isoformat()}')"
-        )
-    return partition

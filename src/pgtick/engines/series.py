@@ -25,10 +25,10 @@ async def create_series(
     """Create the table from the text of its columns; ``references`` is {column: exchanges or symbols}.
 
     From PostgreSQL 18 on the references are checked once a statement, by a trigger on the distinct ids, before
-    that by ordinary foreign keys.
+    that, and on Citus, by ordinary foreign keys.
     """
     engine = await get_engine(db)
-    set_based = db.server_version >= 180000
+    set_based = db.server_version >= 180000 and engine.name != "citus"  # which has no such triggers
     for column, target in references.items():
         if set_based and engine.name == "timescale":
             # TimescaleDB locks what a declared key refers to, enforced or not, before it drops a chunk: one

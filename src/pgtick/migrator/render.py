@@ -46,6 +46,7 @@ class _Recorder(DatabaseManager):
         self._answers: dict[str, object] = {
             "SELECT to_regclass('pgtick_time_series')": None,
             "SELECT true FROM pg_extension WHERE extname = 'timescaledb'": has_timescale or None,
+            "SELECT true FROM pg_extension WHERE extname = 'citus'": engine == "citus" or None,
             "SELECT current_setting('timescaledb.license') = 'timescale'": has_timescale,
         }
 
@@ -104,7 +105,7 @@ async def render_sql(engine: str = "timescale", server_version: int = 18, folder
     if engine == "plain":
         parts.append(_PLAIN_NOTE)
     else:
-        await recorder.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+        await recorder.execute(f"CREATE EXTENSION IF NOT EXISTS {'citus' if engine == 'citus' else 'timescaledb'}")
     await recorder.execute(LEDGER)
     parts += _taken(recorder)
     for migration in discover(folders):

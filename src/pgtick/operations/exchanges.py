@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgtick.cache_operations import refresh_cache
+from pgtick.cache_operations import announce_change, refresh_cache
 from pgtick.connection import get_db_manager
 from pgtick.errors import ValidationError
 from pgtick.models import Exchange
@@ -10,15 +10,11 @@ from pgtick.models import Exchange
 __all__ = ["activate_exchange", "deactivate_exchange", "ensure_exchange", "list_exchanges"]
 
 # What is there is found without burning a number of the identity; what is not is inserted race-free.
-_ENSURE = """
-WITH existing AS (SELECT id FROM exchanges WHERE enum_value = $1),
-inserted AS (
-    INSERT INTO exchanges (enum_value, exchange_name, market_type)
-    SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT FROM existing)
-    ON CONFLICT (enum_value) DO UPDATE SET enum_value = excluded.enum_value
-    RETURNING id
-)
-SELECT id FROM existing UNION ALL SELECT id FROM inserted LIMIT 1
+_FIND = "SELECT id FROM exchanges WHERE enum_value = $1"
+_INSERT = """
+INSERT INTO exchanges (enum_value, exchange_name, market_type) VALUES ($1, $2, $3)
+ON CONFLICT (enum_value) DO UPDATE SET enum_value = excluded.enum_value
+RETURNING id
 """
 
 
@@ -31,7 +27,13 @@ async def ensure_exchange(enum_value: str) -> int:
     if not name:
         raise ValidationError("exchanges", "enum_value", enum_value, "must be {NAME}_{SPOT|FUTURES|OPTIONS}")
     Exchange(enum_value=enum_value, exchange_name=name, market_type=market_type).validate()
-    exchange_id: int = await get_db_manager().fetchval(_ENSURE, enum_value, name, market_type)
+    db = get_db_manager()
+    found: int | None = await db.fetchval(_FIND, enum_value)
+    if found is not None:
+        return found
+    async with db.transaction():
+        exchange_id: int = await db.fetchval(_INSERT, enum_value, name, market_type)
+        await announce_change(db)
     return exchange_id
 
 
@@ -56,6 +58,11 @@ async def deactivate_exchange(exchange_id: int) -> bool:
 
 
 async def _set_active(exchange_id: int, active: bool) -> bool:
-    tag = await get_db_manager().execute("UPDATE exchanges SET is_active = $2 WHERE id = $1", exchange_id, active)
+    db = get_db_manager()
+    async with db.transaction():
+        tag = await db.execute(
+            "UPDATE exchanges SET is_active = $2, updated_at = now() WHERE id = $1", exchange_id, active
+        )
+        await announce_change(db)
     await refresh_cache()  # its symbols are as active as it is
     return tag == "UPDATE 1"

@@ -7,8 +7,8 @@ from typing import Any
 
 import asyncpg
 
-from pgtick.cache_operations import get_cached_symbol_by_exchange_symbol, refresh_symbol
-from pgtick.connection import get_db_manager
+from pgtick.cache_operations import announce_change, get_cached_symbol_by_exchange_symbol, refresh_symbol
+from pgtick.connection import DatabaseManager, get_db_manager
 from pgtick.errors import ValidationError
 from pgtick.models import CachedSymbol, Symbol
 from pgtick.operations.exchanges import ensure_exchange
@@ -37,24 +37,22 @@ _COLUMNS = (
 )
 _DETAILS = _COLUMNS[4:]
 
-# One statement, race-free: an active row wins, then the newest inactive one (an operator switched it off; its
-# ticks must not register it anew), else it is inserted. Two that insert at once meet at the unique index.
-_ENSURE = f"""
-WITH existing AS (
-    SELECT id FROM symbols WHERE exchange_id = $1 AND exchange_symbol = $4
-    ORDER BY is_active DESC, id DESC LIMIT 1
-), inserted AS (
-    INSERT INTO symbols ({", ".join(_COLUMNS)})
-    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11 WHERE NOT EXISTS (SELECT FROM existing)
-    ON CONFLICT (exchange_id, exchange_symbol) WHERE is_active
-    DO UPDATE SET exchange_symbol = excluded.exchange_symbol
-    RETURNING id
-)
-SELECT id FROM existing UNION ALL SELECT id FROM inserted LIMIT 1
+# An active row wins, then the newest inactive one: an operator switched it off, and its ticks must not register it
+# anew. Only what is not there is inserted, and two that insert at once meet at the unique index.
+_FIND = """
+SELECT id FROM symbols WHERE exchange_id = $1 AND exchange_symbol = $2
+ORDER BY is_active DESC, id DESC LIMIT 1
 """
-
+_INSERT = f"""
+INSERT INTO symbols ({", ".join(_COLUMNS)})
+VALUES ({", ".join(f"${n}" for n in range(1, len(_COLUMNS) + 1))})
+ON CONFLICT (exchange_id, exchange_symbol) WHERE is_active
+DO UPDATE SET exchange_symbol = excluded.exchange_symbol
+RETURNING id
+"""
 _UPDATE_DETAILS = f"""
-UPDATE symbols SET {", ".join(f"{name} = coalesce(${n}, {name})" for n, name in enumerate(_DETAILS, 2))}
+UPDATE symbols SET {", ".join(f"{name} = coalesce(${n}, {name})" for n, name in enumerate(_DETAILS, 2))},
+    updated_at = now()
 WHERE id = $1 AND ({
     " OR ".join(f"${n} IS DISTINCT FROM {name} AND ${n} IS NOT NULL" for n, name in enumerate(_DETAILS, 2))
 })
@@ -64,7 +62,7 @@ WHERE id = $1 AND ({
 async def ensure_symbol(
     exchange_id: int, base: str, quote: str, exchange_symbol: str | None = None, **details: Any
 ) -> int:
-    """Return the id of the symbol, registering it if it is new; one race-free upsert.
+    """Return the id of the symbol, registering it if it is new, race-free.
 
     ``exchange_symbol`` is the venue's own name (base + quote when left out), kept byte for byte.
     ``details``: settle, expiry, contract_size, price_tick, quantity_step, min_quantity, min_notional; those
@@ -84,10 +82,19 @@ async def ensure_symbol(
             raise ValidationError("symbols", name, "", "must not be empty")
     db = get_db_manager()
     values = [_bindable(getattr(symbol, name)) for name in _COLUMNS]
-    symbol_id: int = await db.fetchval(_ENSURE, *values)
-    if any(value is not None for value in values[4:]):
-        await db.execute(_UPDATE_DETAILS, symbol_id, *values[4:])
+    found: int | None = await db.fetchval(_FIND, values[0], values[3])
+    has_details = any(value is not None for value in values[4:])
+    symbol_id = found if found is not None and not has_details else await _store(db, found, values)
     await refresh_symbol(symbol_id)
+    return symbol_id
+
+
+async def _store(db: DatabaseManager, found: int | None, values: list[Any]) -> int:
+    async with db.transaction():
+        symbol_id: int = found if found is not None else await db.fetchval(_INSERT, *values)
+        tag = await db.execute(_UPDATE_DETAILS, symbol_id, *values[4:])
+        if found is None or tag == "UPDATE 1":
+            await announce_change(db, symbol_id)
     return symbol_id
 
 
@@ -120,9 +127,12 @@ async def relist_symbol(symbol_id: int) -> int:
     db = get_db_manager()
     columns = ", ".join(_COLUMNS)
     async with db.transaction():
+        now = await db.fetchval("SELECT now()")  # bound: Citus refuses it inside of coalesce
         await db.execute(
-            "UPDATE symbols SET is_active = false, delisted_at = coalesce(delisted_at, now()) WHERE id = $1",
+            "UPDATE symbols SET is_active = false, delisted_at = coalesce(delisted_at, $2), updated_at = $2 "
+            "WHERE id = $1",
             symbol_id,
+            now,
         )
         try:
             async with db.transaction():
@@ -136,6 +146,7 @@ async def relist_symbol(symbol_id: int) -> int:
             raise ValidationError("symbols", "id", symbol_id, rule) from error
         if new_id is None:
             raise ValidationError("symbols", "id", symbol_id, "must be a symbol's id")
+        await announce_change(db, symbol_id, new_id)
     await refresh_symbol(symbol_id)
     await refresh_symbol(new_id)
     return new_id
@@ -173,6 +184,7 @@ async def deactivate_symbol(symbol_id: int) -> bool:
 async def _set_active(symbol_id: int, active: bool) -> bool:
     db = get_db_manager()
     async with db.transaction():  # where the caller is in one, a savepoint: a refusal must not spoil it
-        tag = await db.execute("UPDATE symbols SET is_active = $2 WHERE id = $1", symbol_id, active)
+        tag = await db.execute("UPDATE symbols SET is_active = $2, updated_at = now() WHERE id = $1", symbol_id, active)
+        await announce_change(db, symbol_id)
     await refresh_symbol(symbol_id)
     return tag == "UPDATE 1"

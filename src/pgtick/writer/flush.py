@@ -160,8 +160,14 @@ async def send(
 
 
 async def _in_savepoint(db: DatabaseManager, statement: Callable[[], Awaitable[Answer]]) -> Answer:
-    async with db.transaction() if db.in_transaction else nullcontext():
-        return await statement()
+    try:
+        async with db.transaction() if db.in_transaction else nullcontext():
+            return await statement()
+    except asyncpg.PostgresError as error:
+        meant = (await get_engine(db)).sorted_error(error)
+        if meant is error:
+            raise
+        raise meant from error
 
 
 async def _store_new(db: DatabaseManager, table: Table, batch: EncodedBatch, start: int, stop: int) -> int:
@@ -173,12 +179,14 @@ async def _store_new(db: DatabaseManager, table: Table, batch: EncodedBatch, sta
             f"CREATE TEMPORARY TABLE pgtick_incoming ON COMMIT DROP AS SELECT {columns} FROM {name} WITH NO DATA"
         )
         await db.copy_binary_to_table("pgtick_incoming", table.column_names, batch.chunks(start, stop))
-        tag = await db.execute(
-            f"INSERT INTO {name} ({columns}) SELECT {columns} FROM pgtick_incoming ON CONFLICT DO NOTHING"
+        # Counted here, because the command tag of Citus counts the rows that were there already, too.
+        n_stored: int = await db.fetchval(
+            f"WITH stored AS (INSERT INTO {name} ({columns}) SELECT {columns} FROM pgtick_incoming "
+            "ON CONFLICT DO NOTHING RETURNING 1) SELECT count(*) FROM stored"
         )
         # Not left to the commit: inside a caller's transaction the name must be free again.
         await db.execute("DROP TABLE pgtick_incoming")
-    return int(tag.rsplit(" ", 1)[1])
+    return n_stored
 
 
 def _row_error(
