@@ -1,7 +1,7 @@
 """A budget: at full retention the latest-row query plans in under 1 ms, in each of its windows, on every engine.
 
-The statements are those that get_latest sends, caught on their way; the time is the server's own, the median of a
-session that has planned the statement before.
+The statements are those that get_latest sends, caught on their way, for a symbol without rows; the time is the
+server's own, the median of a session that has prepared the statement and run it some times, as a service's has.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pgtick.operations.generic import LATEST_WINDOWS, get_latest
 from pgtick.tables import ARBITRAGE_OPPORTUNITIES, FUNDING_RATES, TRADES, Table
 
 BUDGET_MS = 1.0
-_N_WARMING, _N_MEASURED = 5, 31
+_N_WARMING, _N_MEASURED = 10, 31
 _NAME = f"pgtick_bench_{os.getpid()}_planning"
 # A table of each retention, and a row of it at the parameters' time.
 _FILLED = {
@@ -87,7 +87,7 @@ async def _fill(db: DatabaseManager) -> None:
     )
     today = await db.fetchval("SELECT floor(extract(epoch FROM now()) / 86400)::int")
     for table, row in _FILLED.items():
-        retention, chunk = await db.fetchrow(
+        ((retention, chunk),) = await db.fetch(
             "SELECT retention, chunk_interval FROM pgtick_time_series WHERE table_name = $1", table.name
         )
         await engine.ensure_days(db, table.name, range(today - retention.days, today))
@@ -112,26 +112,38 @@ async def _statements(db: DatabaseManager, table: Table) -> dict[str, tuple[str,
     return dict(zip((*map(str, LATEST_WINDOWS), "no bound"), sent, strict=True))
 
 
-async def _planning_ms(db: DatabaseManager, query: str, args: tuple[Any, ...]) -> float:
-    times_ms = []
-    for _ in range(_N_WARMING + _N_MEASURED):
-        plan = json.loads(await db.fetchval(f"EXPLAIN (SUMMARY, FORMAT JSON) {query}", *args))
-        times_ms.append(plan[0]["Planning Time"])
-    return statistics.median(times_ms[_N_WARMING:])
+async def _times_ms(db: DatabaseManager, query: str, args: tuple[Any, ...]) -> tuple[float, float]:
+    """Return the planning and the execution of the statement as asyncpg sends it: prepared, again and again."""
+    literals = ", ".join(map(str, args))
+    plans = []
+    async with db.acquire() as connection:
+        await connection.execute(f"PREPARE latest (int) AS {query}")
+        for _ in range(_N_WARMING + _N_MEASURED):
+            explained = f"EXPLAIN (ANALYZE, SUMMARY, FORMAT JSON) EXECUTE latest ({literals})"
+            plans.append(json.loads(await connection.fetchval(explained))[0])
+        await connection.execute("DEALLOCATE latest")
+    warmed = plans[_N_WARMING:]
+    planning_ms = statistics.median(plan["Planning Time"] for plan in warmed)
+    return planning_ms, statistics.median(plan["Execution Time"] for plan in warmed)
 
 
-async def _measure(server: DatabaseConfig) -> dict[tuple[str, str], float]:
+async def _measure(server: DatabaseConfig) -> dict[tuple[str, str], tuple[float, float]]:
     measured = {}
     async with _full(server) as db:
         for table in _FILLED:
             for window, (query, args) in (await _statements(db, table)).items():
-                measured[table.name, window] = await _planning_ms(db, query, args)
+                measured[table.name, window] = await _times_ms(db, query, args)
     return measured
 
 
 @pytest.mark.benchmark(group="planning")
 def test_latest_row_plans_in_a_millisecond_at_full_retention(server: DatabaseConfig) -> None:
     measured = asyncio.run(_measure(server))
-    for (table, window), planning_ms in measured.items():
-        print(f"{table:<26} {window:<18} {planning_ms:.3f} ms")
-    assert {place: time_ms for place, time_ms in measured.items() if time_ms >= BUDGET_MS} == {}
+    for (table, window), (planning_ms, execution_ms) in measured.items():
+        print(f"{table:<26} {window:<18} planning {planning_ms:.3f} ms, execution {execution_ms:.3f} ms")
+    assert {place: times_ms for place, times_ms in measured.items() if times_ms[0] >= BUDGET_MS} == {}
+    # A plan for all chunks can be cheap to have and dear to run: the window that nearly every call ends in is not.
+    first = str(LATEST_WINDOWS[0])
+    assert {
+        place: times_ms for place, times_ms in measured.items() if place[1] == first and sum(times_ms) >= BUDGET_MS
+    } == {}

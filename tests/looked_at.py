@@ -25,11 +25,11 @@ ADD_TRADE = (
 async def as_role(config: DatabaseConfig, role: str, *grants: str) -> AsyncIterator[DatabaseManager]:
     """Yield a manager whose sessions are of a role without rights but these, made for it and dropped again.
 
-    The database gives every session the role, so that no server needs to let another user in.
+    The database gives every session the role, so that no server needs to let another user in (but Citus's own).
     """
     owner = await open_manager(config)
     try:
-        await owner.execute(f"CREATE ROLE {role}; GRANT USAGE ON SCHEMA public TO {role}")
+        await owner.execute(f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA public TO {role}")
         try:
             for grant in grants:
                 await owner.execute(f"{grant} TO {role}")

@@ -13,6 +13,8 @@ from pgtick.engines import get_engine, maintain
 from pgtick.engines.plain import PlainEngine
 from pgtick.tables import BUILT_IN_TABLES
 
+pytestmark = pytest.mark.plain
+
 TABLE = "trade_snapshots"
 DAY = timedelta(days=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -35,6 +35,11 @@ class Examination:
                 yield
         except asyncpg.InsufficientPrivilegeError as error:
             self.cannot_see(subject, f"{error}: grant it, or look as a member of pgtick_monitor or pg_monitor")
+        except (
+            asyncpg.ConnectionFailureError
+        ) as error:  # Citus's word for another node; of this one it is another error
+            do = "see that the node runs, and that this role may log in from the coordinator (pg_hba.conf)"
+            self.find("action", subject, str(error), do)
         except asyncpg.LockNotAvailableError:
             self.cannot_see(subject, "a session holds an exclusive lock on it: look again, and at the waiting locks")
         except (asyncpg.QueryCanceledError, StatementTimeoutError):

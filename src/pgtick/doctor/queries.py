@@ -84,7 +84,8 @@ ORDER BY open_for DESC NULLS LAST
 
 WAITING_LOCKS = """
 SELECT l.pid, coalesce(l.relation::regclass::text, l.locktype) AS target, l.mode,
-       clock_timestamp() - l.waitstart AS waits_for, pg_blocking_pids(l.pid) AS blocked_by
+       clock_timestamp() - l.waitstart AS waits_for,
+       array_to_string(pg_blocking_pids(l.pid), ', ') AS blocked_by
 FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
 WHERE a.datname = current_database() AND NOT l.granted AND clock_timestamp() - l.waitstart > interval '10 seconds'
 ORDER BY l.waitstart

@@ -56,7 +56,7 @@ async def look_at_waits(examination: Examination) -> None:
     """Look for sessions that wait for a lock."""
     async with examination.looking("locks"):
         for record in await examination.db.fetch(queries.WAITING_LOCKS):
-            blockers = ", ".join(map(str, record["blocked_by"])) or "nobody any more"
+            blockers = record["blocked_by"] or "nobody any more"
             examination.find(
                 "action",
                 f"session {record['pid']}",
