@@ -18,6 +18,7 @@ import pytest
 from pgtick.config import DatabaseConfig
 from pgtick.connection import DatabaseManager, initialize_database, open_manager
 from pgtick.embedded import start_embedded
+from pgtick.engines import get_engine
 from pgtick.migrator import run_pending_migrations
 
 PREFIX = f"pgtick_test_{os.getpid()}_"
@@ -120,6 +121,8 @@ def template(server: DatabaseConfig, server_kind: str) -> Iterator[str]:
         db = await open_manager(_named(server, name))
         try:
             await run_pending_migrations(db)
+            if server_kind == "citus":  # a second, which every test's start would need anew
+                await (await get_engine(db)).make_ahead(db)
         finally:
             await db.close()
         # The extensions' workers would hold it, and a template that is in use cannot be cloned.
