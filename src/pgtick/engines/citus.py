@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -75,6 +75,7 @@ class CitusEngine(PlainEngine):
     """Partitions a day, each in as many shards as the table has; the lookup tables are on every node."""
 
     name = "citus"
+    _drop_settings = "SET LOCAL citus.propagate_set_commands = 'local';"  # the lock_timeout holds on every node
 
     async def create(
         self, db: DatabaseManager, table: str, columns: str, *, chunk: timedelta, retention: timedelta
@@ -92,6 +93,14 @@ class CitusEngine(PlainEngine):
                 raise ValueError(
                     f"table {table!r} must have a primary key: its first column is what it is distributed by"
                 )
+
+    async def ensure_days(self, db: DatabaseManager, table: str, days: Iterable[int]) -> None:
+        """Make the partitions of these days where they are missing."""
+        if db.in_transaction:
+            # A COPY over several connections a node would keep the rest of the transaction from registering a symbol
+            # and from making a partition.
+            await db.execute(_SEQUENTIAL)
+        await super().ensure_days(db, table, days)
 
     def copy_target(self, db: DatabaseManager, table: str, days: Collection[int]) -> str:
         """Return the table: Citus finds shard and partition of a row."""

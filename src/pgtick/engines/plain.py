@@ -58,6 +58,7 @@ class PlainEngine(Engine):
     """
 
     name = "plain"
+    _drop_settings = ""
 
     def __init__(self) -> None:
         self._known: dict[str, dict[int, str]] = {}  # table: {day: its partition}
@@ -125,7 +126,7 @@ class PlainEngine(Engine):
         self.forget(table)
         dropped = []
         for name in old:
-            if await fetch_briefly(db, f"DROP TABLE IF EXISTS {name}") is None:
+            if await fetch_briefly(db, f"DROP TABLE IF EXISTS {name}", settings=self._drop_settings) is None:
                 logger.warning("partition %s is in use: it is dropped next time", name)
             else:
                 dropped.append(name)
