@@ -1,6 +1,7 @@
 """Real servers: the embedded PostgreSQL 18, another one, TimescaleDB, Citus; a migrated clone for each test.
 
-The databases of the last two have their extension. A test of what plain PostgreSQL alone does is marked ``plain``.
+The databases of the last two have their extension. A test of what not every engine does is marked with those that
+do: ``@pytest.mark.engines("plain", "citus")``.
 """
 
 from __future__ import annotations
@@ -44,11 +45,13 @@ def _kind_of_server(item: pytest.Item) -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave tests marked ``plain`` out on the servers with an extension."""
+    """Leave a test that is marked with its engines out on the servers of others."""
     kept: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
     for item in items:
-        is_elsewhere = item.get_closest_marker("plain") is not None and _kind_of_server(item) in EXTENSIONS
+        marker = item.get_closest_marker("engines")
+        kind = _kind_of_server(item)
+        is_elsewhere = marker and kind and (kind if kind in EXTENSIONS else "plain") not in marker.args
         (left_out if is_elsewhere else kept).append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = kept

@@ -6,6 +6,7 @@ import asyncpg
 import pytest
 
 from pgtick.engines.citus import CitusEngine
+from pgtick.engines.citus_errors import is_english
 from pgtick.engines.plain import PlainEngine
 
 # (message, detail, class, constraint, table, column)
@@ -112,3 +113,14 @@ def test_check_named_like_a_shard_keeps_its_name() -> None:
     message = 'new row for relation "t_102011" violates check constraint "under_100000"'
     meant = CitusEngine().sorted_error(told(message, None))
     assert (meant.constraint_name, meant.table_name) == ("under_100000", "t")
+
+
+@pytest.mark.parametrize(
+    ("lc_messages", "expected"),
+    [
+        *((name, True) for name in ("C", "C.UTF-8", "POSIX", "en_US.UTF-8", "en-GB", "English_United States.1252")),
+        *((name, False) for name in ("", "de_DE.UTF-8", "zh_CN", "Chinese_China.936")),
+    ],
+)
+def test_language_whose_messages_cannot_be_sorted_is_known(lc_messages: str, expected: bool) -> None:
+    assert is_english(lc_messages) is expected

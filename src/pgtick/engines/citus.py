@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,7 +10,7 @@ import asyncpg
 
 from pgtick.connection import DatabaseManager
 from pgtick.engines.base import SeriesInfo, SeriesSize
-from pgtick.engines.citus_errors import sorted_error
+from pgtick.engines.citus_errors import is_english, sorted_error
 from pgtick.engines.plain import PlainEngine
 
 __all__ = ["CitusEngine"]
@@ -122,13 +121,13 @@ class CitusEngine(PlainEngine):
     async def describe(self, db: DatabaseManager) -> list[SeriesInfo]:
         """Return how every time-series table that is there is kept, by name."""
         languages = [record["result"] for record in await db.fetch(_LANGUAGES)]
-        foreign = [language for language in languages if not re.match(r"(C|POSIX|en)\b|en_|C\.|$", language)]
-        everywhere = tuple(
+        foreign = tuple(
             f"lc_messages is {language}, and what a COPY is refused for is read from English messages: "
             "ALTER SYSTEM SET lc_messages = 'C' on every node"
-            for language in foreign
+            for language in languages
+            if not is_english(language)
         )
-        return [_info(record, everywhere) for record in await db.fetch(_SERIES)]
+        return [_info(record, foreign) for record in await db.fetch(_SERIES)]
 
 
 def _info(record: Any, findings: tuple[str, ...]) -> SeriesInfo:
@@ -138,8 +137,8 @@ def _info(record: Any, findings: tuple[str, ...]) -> SeriesInfo:
         own.append(f"{table} is not distributed: make it anew on Citus, or see docs/citus.md")
     elif n_shards < n_nodes:
         own.append(
-            f"{table} has {n_shards} shards on {n_nodes} nodes, so that some have nothing of it: "
-            f"SELECT alter_distributed_table('{table}', shard_count => {2 * n_nodes}, cascade_to_colocated => true)"
+            f"{table} has {n_shards} shards on {n_nodes} nodes, so that some have nothing of it: split shards as in "
+            "docs/citus.md"
         )
     if not record["is_ahead"]:
         own.append(f"{table} has no partition for today: pgtick maintain")

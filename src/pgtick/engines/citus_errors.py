@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 
-__all__ = ["sorted_error"]
+__all__ = ["is_english", "sorted_error"]
 
 # COPY on Citus tells every refusal of a shard as XX000. These are PostgreSQL's own messages, in English.
 _FORMS: tuple[tuple[type[asyncpg.PostgresError], str], ...] = (
@@ -30,6 +30,11 @@ _FORMS: tuple[tuple[type[asyncpg.PostgresError], str], ...] = (
     (asyncpg.NumericValueOutOfRangeError, r"value overflows numeric format|\w+ out of range"),
 )
 _SHARD = re.compile(r"_\d{6,}$")  # shards are numbered from 102008 on
+
+
+def is_english(lc_messages: str) -> bool:
+    """Whether messages of this setting can be sorted: the empty one is the environment's, which is not known."""
+    return re.match(r"(C|POSIX|en|english)([._@-]|$)", lc_messages, re.IGNORECASE) is not None
 
 
 def sorted_error(error: asyncpg.PostgresError) -> asyncpg.PostgresError:
