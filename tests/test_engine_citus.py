@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,8 +20,8 @@ from pgtick.engines import get_engine, maintain
 from pgtick.engines.citus import CitusEngine
 from pgtick.engines.series import create_series
 from pgtick.errors import ConfigError
-from pgtick.operations import exchanges, symbols
-from pgtick.tables import BALANCES, BUILT_IN_TABLES, TRADES
+from pgtick.operations import exchanges, generic, symbols
+from pgtick.tables import BALANCES, BOOK_TICKERS, BUILT_IN_TABLES, TRADES, Table
 from pgtick.writer import store_rows
 
 pytestmark = pytest.mark.parametrize("server_kind", ["citus"], indirect=True)
@@ -297,6 +298,26 @@ async def test_retention_waits_for_a_reader_and_ingest_goes_on_meanwhile(
     await reading.wait()
     assert await engine.drop_older_than(db, TABLE, LATE + DAY) == [partition_of(LATE)]
     await reader
+
+
+@pytest.mark.parametrize(("table", "ids", "days"), [(BOOK_TICKERS, (1,), 3), (BALANCES, (1, "BTC"), 14)])
+@pytest.mark.parametrize("window", generic.LATEST_WINDOWS[:2], ids=["hour", "day"])
+async def test_latest_row_at_full_retention_is_planned_for_one_shard_in_under_a_millisecond(
+    db: DatabaseManager, engine: CitusEngine, table: Table, ids: tuple[object, ...], days: int, window: timedelta
+) -> None:
+    today = (NOW - datetime(1970, 1, 1, tzinfo=UTC)).days
+    await engine.ensure_days(db, table.name, range(today - days, today + 4))
+    assert len(await partitions(db, table.name)) == days + 4
+    where = " AND ".join(f"{column} = '{value}'" for column, value in zip(table.key, ids, strict=False))
+    query = (
+        f"EXPLAIN (ANALYZE, SUMMARY) SELECT * FROM {table.name} WHERE {where} "
+        f"AND timestamp > '{(NOW - window).isoformat()}' ORDER BY timestamp DESC LIMIT 1"
+    )
+    plans = ["\n".join(record[0] for record in await db.fetch(query)) for _ in range(20)]
+    assert "Task Count: 1" in plans[-1]
+    assert plans[-1].count("Index Scan") <= 5  # today, yesterday and the days ahead
+    # The coordinator's and the shard's; the least of twenty, because others use the machine as well.
+    assert min(sum(map(float, re.findall(r"Planning Time: ([\d.]+) ms", plan))) for plan in plans) < 1
 
 
 async def test_sizes_count_the_shards_of_all_partitions(db: DatabaseManager, engine: CitusEngine) -> None:
