@@ -20,6 +20,7 @@ from pgtick.engines import get_engine, maintain
 from pgtick.engines.citus import CitusEngine
 from pgtick.engines.series import create_series
 from pgtick.errors import ConfigError
+from pgtick.migrator.render import render_sql
 from pgtick.operations import exchanges, generic, symbols
 from pgtick.tables import BALANCES, BOOK_TICKERS, BUILT_IN_TABLES, TRADES, Table
 from pgtick.writer import store_rows
@@ -77,6 +78,24 @@ async def test_lookup_tables_are_on_every_node_and_series_are_distributed_togeth
         table: ("distributed", column) for table, column in columns.items()
     }
     assert len({found[table][2] for table in columns}) == 1
+
+
+async def test_script_for_citus_makes_what_the_migrations_make(db: DatabaseManager, dsn: str) -> None:
+    query = (
+        "SELECT t.table_name::text, citus_table_type, distribution_column::text, array_agg(conname ORDER BY conname)::text "
+        "FROM citus_tables t LEFT JOIN pg_constraint c ON c.conrelid = t.table_name "
+        "WHERE t.table_name NOT IN (SELECT partition FROM time_partitions) GROUP BY 1, 2, 3 ORDER BY 1"
+    )
+    script = (await render_sql("citus", db.server_version // 10_000)).replace("\\set ON_ERROR_STOP on", "")
+    scripted = await open_manager(DatabaseConfig.from_dsn(dsn))
+    try:
+        await scripted.execute(script)
+        made = await scripted.fetch(query)
+        assert len(made) == len(BUILT_IN_TABLES) + 2
+        assert list(map(tuple, made)) == list(map(tuple, await db.fetch(query)))
+        assert (await get_engine(scripted)).name == "citus"
+    finally:
+        await scripted.close()
 
 
 async def test_references_are_enforced_by_ordinary_keys(db: DatabaseManager, engine: CitusEngine) -> None:
