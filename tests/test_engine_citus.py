@@ -82,7 +82,8 @@ async def test_lookup_tables_are_on_every_node_and_series_are_distributed_togeth
 
 async def test_script_for_citus_makes_what_the_migrations_make(db: DatabaseManager, dsn: str) -> None:
     query = (
-        "SELECT t.table_name::text, citus_table_type, distribution_column::text, array_agg(conname ORDER BY conname)::text "
+        "SELECT t.table_name::text, citus_table_type, distribution_column::text, "
+        "array_agg(conname::text ORDER BY conname) "
         "FROM citus_tables t LEFT JOIN pg_constraint c ON c.conrelid = t.table_name "
         "WHERE t.table_name NOT IN (SELECT partition FROM time_partitions) GROUP BY 1, 2, 3 ORDER BY 1"
     )
