@@ -1,6 +1,7 @@
 """Real servers: the embedded PostgreSQL 18, another one, TimescaleDB, Citus; a migrated clone for each test.
 
-The databases of the last two have their extension. A test of what plain PostgreSQL alone does is marked ``plain``.
+The databases of the last two have their extension. A test of what not every engine does is marked with those that
+do: ``@pytest.mark.engines("plain", "citus")``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pytest
 from pgtick.config import DatabaseConfig
 from pgtick.connection import DatabaseManager, initialize_database, open_manager
 from pgtick.embedded import start_embedded
+from pgtick.engines import get_engine
 from pgtick.migrator import run_pending_migrations
 from pgtick.verify import verify_schema
 
@@ -44,11 +46,13 @@ def _kind_of_server(item: pytest.Item) -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave tests marked ``plain`` out on the servers with an extension."""
+    """Leave a test that is marked with its engines out on the servers of others."""
     kept: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
     for item in items:
-        is_elsewhere = item.get_closest_marker("plain") is not None and _kind_of_server(item) in EXTENSIONS
+        marker = item.get_closest_marker("engines")
+        kind = _kind_of_server(item)
+        is_elsewhere = marker and kind and (kind if kind in EXTENSIONS else "plain") not in marker.args
         (left_out if is_elsewhere else kept).append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = kept
@@ -121,6 +125,8 @@ def template(server: DatabaseConfig, server_kind: str) -> Iterator[str]:
         db = await open_manager(_named(server, name))
         try:
             await run_pending_migrations(db)
+            if server_kind == "citus":  # a second, which every test's start would need anew
+                await (await get_engine(db)).make_ahead(db)
             assert await verify_schema(db) == []  # stored, so that the clones need not make it at their start
         finally:
             await db.close()

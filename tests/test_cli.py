@@ -152,6 +152,7 @@ def test_migrate_goes_up_says_its_status_and_down_wants_a_destructive_yes(empty:
     assert fetchval(empty, "SELECT to_regclass('order_flow_metrics') IS NULL")
 
 
+@pytest.mark.engines("plain", "citus")
 def test_maintain_drops_old_partitions_and_a_dry_run_only_says_so(empty: DatabaseConfig) -> None:
     dsn = ("--dsn", empty.to_dsn(with_password=True))
     assert run("migrate", *dsn).exit_code == 0

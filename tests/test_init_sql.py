@@ -138,6 +138,7 @@ def test_file_is_what_the_migrations_say() -> None:
     )
 
 
+@pytest.mark.engines("plain")
 async def test_script_for_plain_postgresql_makes_what_the_migrations_make(
     dsn: str, server: DatabaseConfig, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 from rows import make_symbol, ticker
 
 import pgtick
-from pgtick.connection import DatabaseManager
+from pgtick.connection import DatabaseManager, open_manager, use_manager
 from pgtick.errors import ValidationError
 from pgtick.operations import book_ticker, exchanges, symbols
 
@@ -182,13 +182,10 @@ async def test_switching_what_is_not_there_returns_false(db: DatabaseManager) ->
 
 async def test_another_process_adds_a_symbol_and_the_cache_follows(db: DatabaseManager) -> None:
     exchange_id = await exchanges.ensure_exchange("GATEIO_SPOT")
-    other = await asyncpg.connect(**db.config.connect_kwargs())
+    other = await open_manager(db.config)
     try:
-        symbol_id = await other.fetchval(
-            "INSERT INTO symbols (exchange_id, symbol_base, symbol_quote, exchange_symbol) "
-            "VALUES ($1, 'SOL', 'USDT', 'SOL_USDT') RETURNING id",
-            exchange_id,
-        )
+        with use_manager(other):
+            symbol_id = await symbols.ensure_symbol(exchange_id, "SOL", "USDT", "SOL_USDT")
     finally:
         await other.close()
     for _ in range(100):

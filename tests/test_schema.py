@@ -245,6 +245,7 @@ async def copy_row(db: DatabaseManager, table: str, values: dict[str, str]) -> N
     await db.copy_records_to_table(table, [tuple(source)], columns)
 
 
+@pytest.mark.engines("plain", "timescale")  # COPY on Citus has no SQLSTATE: tests/test_engine_citus.py
 @pytest.mark.parametrize(("table", "column"), REFERENCES)
 async def test_orphans_are_refused_by_copy_insert_and_update(seeded: DatabaseManager, table: str, column: str) -> None:
     values: dict[str, Any] = {"timestamp": "now()", **GOOD_ROWS[table]}
@@ -261,6 +262,7 @@ async def test_orphans_are_refused_by_copy_insert_and_update(seeded: DatabaseMan
     assert await seeded.fetchval(f"SELECT count(*) FROM {table} WHERE {column} = 1") == 1
 
 
+@pytest.mark.engines("plain", "timescale")  # COPY on Citus has no SQLSTATE: tests/test_engine_citus.py
 async def test_orphans_are_refused_in_an_upsert_and_in_a_move_to_another_day(seeded: DatabaseManager) -> None:
     await insert(seeded, "funding_rate_snapshots", timestamp=f"'{NOW.isoformat()}'")
     with pytest.raises(asyncpg.ForeignKeyViolationError):
@@ -277,6 +279,7 @@ async def test_orphans_are_refused_in_an_upsert_and_in_a_move_to_another_day(see
     assert await seeded.fetchval("SELECT array_agg(symbol_id) FROM funding_rate_snapshots") == [1]
 
 
+@pytest.mark.engines("plain", "timescale")  # COPY on Citus has no SQLSTATE: tests/test_engine_citus.py
 async def test_one_orphan_refuses_its_whole_statement(seeded: DatabaseManager) -> None:
     rows = [(NOW, symbol_id, 0, NOW) for symbol_id in (1, 2)]
     with pytest.raises(asyncpg.ForeignKeyViolationError):

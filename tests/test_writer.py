@@ -16,7 +16,6 @@ from rows import NOW, make_symbol, ticker
 
 from pgtick.config import DatabaseConfig
 from pgtick.connection import DatabaseManager, open_manager
-from pgtick.engines import get_engine
 from pgtick.models import TradeSnapshot
 from pgtick.operations.book_ticker import insert_book_ticker
 from pgtick.tables import BOOK_TICKERS, TRADES
@@ -74,13 +73,12 @@ async def test_many_batches_at_once_store_each_key_once(db: DatabaseManager, sym
     assert await db.fetchval("SELECT count(*) FROM book_ticker_snapshots") == 290
 
 
+@pytest.mark.engines("plain", "citus")
 @in_and_out_of_a_transaction
 @pytest.mark.parametrize("way", ["batch", "duplicates", "insert"])
 async def test_partition_that_another_process_dropped_is_made_again(
     db: DatabaseManager, other: DatabaseManager, symbol_id: int, in_transaction: bool, way: str
 ) -> None:
-    if (await get_engine(db)).name != "plain":
-        pytest.skip("the server given has TimescaleDB")
     assert (await store_rows(BOOK_TICKERS, rows_of(symbol_id, 1, timestamp=LATE))).n_stored == 1
     await other.execute(f"DROP TABLE {PARTITION}")
     rows = rows_of(symbol_id, 1, 2, timestamp=LATE)

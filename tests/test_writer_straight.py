@@ -16,6 +16,8 @@ from pgtick.tables import BOOK_TICKERS
 from pgtick.writer import store_rows
 from pgtick.writer.flush import STRAIGHT_ROWS
 
+pytestmark = pytest.mark.engines("plain")
+
 DAY = datetime(2022, 3, 4, 12, tzinfo=UTC)
 PARTITION = f"{BOOK_TICKERS.name}_p20220304"
 ROLE = "pgtick_test_parent_only"
@@ -25,8 +27,6 @@ ROLE = "pgtick_test_parent_only"
 async def symbol_id(db: DatabaseManager) -> int:
     """A symbol, and a partition that notes which table a statement inserts into."""
     engine = await get_engine(db)
-    if engine.name != "plain":
-        pytest.skip(f"{engine.name} makes its own chunks")
     symbol = await make_symbol()
     await engine.ensure_days(db, BOOK_TICKERS.name, {(DAY - datetime(1970, 1, 1, tzinfo=UTC)).days})
     await db.execute(

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -93,6 +94,11 @@ class Engine(ABC):
     def forget(self, table: str) -> None:  # noqa: B027
         """Forget what is remembered of the table, because the server says otherwise (23514 without a constraint)."""
 
+    @asynccontextmanager
+    async def copying(self, db: DatabaseManager) -> AsyncIterator[None]:
+        """Enter for a COPY into a time-series table, and for what takes its place."""
+        yield
+
     def sorted_error(self, error: asyncpg.PostgresError) -> asyncpg.PostgresError:
         """Return the error that a refused statement means: itself, but where the engine hides it in another."""
         return error
@@ -126,17 +132,18 @@ class Engine(ABC):
         await db.execute("INSERT INTO pgtick_time_series VALUES ($1, $2, $3)", table, chunk, retention)
 
 
-async def fetch_briefly(db: DatabaseManager, query: str, *args: object) -> list[Any] | None:
+async def fetch_briefly(db: DatabaseManager, query: str, *args: object, settings: str = "") -> list[Any] | None:
     """Run a statement that needs exclusive locks, in a transaction of its own, without holding up others.
 
-    It waits for its locks half a second, a few times; returns None when they were not to be had.
+    It waits for its locks half a second, a few times; returns None when they were not to be had. ``settings``:
+    statements that come first in the transaction.
     """
     for attempt in range(_LOCK_ATTEMPTS):
         if attempt:
             await asyncio.sleep(_LOCK_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311  no secret depends on it
         try:
             async with db.transaction():
-                await db.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+                await db.execute(f"{settings} SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
                 return await db.fetch(query, *args)
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
             continue

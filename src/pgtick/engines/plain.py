@@ -67,6 +67,7 @@ class PlainEngine(Engine):
     """
 
     name = "plain"
+    _drop_settings = ""
 
     def __init__(self) -> None:
         self._known: dict[str, dict[int, str]] = {}  # table: {day: its partition}
@@ -142,7 +143,8 @@ class PlainEngine(Engine):
         self.forget(table)
         dropped = []
         for name in old:
-            answer = await fetch_briefly(db, "SELECT pgtick_drop_partition(to_regclass($1))", name)
+            drop = "SELECT pgtick_drop_partition(to_regclass($1))"
+            answer = await fetch_briefly(db, drop, name, settings=self._drop_settings)
             if answer is None:
                 logger.warning("partition %s is in use: it is dropped next time", name)
             elif answer[0][0]:  # else another process was first

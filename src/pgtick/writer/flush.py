@@ -99,8 +99,11 @@ async def _store(
     stop: int,
     result: StoreResult,
 ) -> None:
+    engine = await get_engine(db)
+
     async def copy(target: str = table.name) -> int:
-        return await db.copy_binary_to_table(target, table.column_names, batch.chunks(start, stop))
+        async with engine.copying(db):
+            return await db.copy_binary_to_table(target, table.column_names, batch.chunks(start, stop))
 
     async def store_new() -> int:
         return await _store_new(db, table, batch, start, stop)
@@ -174,7 +177,8 @@ async def _store_new(db: DatabaseManager, table: Table, batch: EncodedBatch, sta
     """Store the rows whose key is new, through a temporary table; return how many."""
     name = quote_identifier(table.name)
     columns = ", ".join(quote_identifier(column) for column in table.column_names)
-    async with db.transaction():
+    engine = await get_engine(db)
+    async with db.transaction(), engine.copying(db):
         await db.execute(
             f"CREATE TEMPORARY TABLE pgtick_incoming ON COMMIT DROP AS SELECT {columns} FROM {name} WITH NO DATA"
         )
