@@ -14,6 +14,7 @@ import asyncpg
 import msgspec
 
 from pgtick.connection import DatabaseManager
+from pgtick.engines.candles import CandleKind
 from pgtick.tables import quote_identifier
 
 __all__ = ["Engine", "SeriesInfo", "SeriesSize", "add_reference_triggers", "fetch_briefly"]
@@ -90,6 +91,10 @@ class Engine(ABC):
 
     def forget(self, table: str) -> None:  # noqa: B027
         """Forget what is remembered of the table, because the server says otherwise (23514 without a constraint)."""
+
+    async def candle_view(self, db: DatabaseManager, kind: CandleKind, width: timedelta) -> str | None:
+        """Return the aggregate that candles of this width are best made from, quoted, or None: from rows."""
+        return None
 
     async def apply_retention(self, db: DatabaseManager, *, dry_run: bool = False) -> dict[str, list[str]]:
         """Drop what is wholly older than its table's retention; return the names by table.
