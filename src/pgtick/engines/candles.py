@@ -122,7 +122,8 @@ _ADD_REFRESH = f"""
 SELECT add_continuous_aggregate_policy(quote_ident(candle_view)::regclass,
     start_offset => coalesce($2::interval, reach), end_offset => end_offset, schedule_interval => schedule,
     initial_start => now() + schedule)
-FROM ({_PLAN}) p WHERE candle_view = coalesce($1, candle_view) AND coalesce($2::interval, reach) >= end_offset + 2 * width
+FROM ({_PLAN}) p
+WHERE candle_view = coalesce($1, candle_view) AND coalesce($2::interval, reach) >= end_offset + 2 * width
 """
 _ADD_RETENTION = """
 SELECT add_retention_policy(quote_ident(candle_view)::regclass, drop_after => retention,
