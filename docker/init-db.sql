@@ -384,11 +384,34 @@ SELECT c.candle_view, c.source_table, c.width, c.retention,
     least(greatest(c.width, interval '1 minute'), interval '10 minutes') AS end_offset,
     least(greatest(c.width, interval '1 minute'), interval '5 minutes') AS schedule
 FROM pgtick_candles c JOIN pgtick_time_series s ON s.table_name = c.source_table
-) p WHERE candle_view = coalesce(NULL, candle_view) AND coalesce(NULL::interval, reach) >= end_offset + 2 * width;
+) p
+WHERE candle_view = coalesce(NULL, candle_view) AND coalesce(NULL::interval, reach) >= end_offset + 2 * width;
 
 SELECT add_retention_policy(quote_ident(candle_view)::regclass, drop_after => retention,
     schedule_interval => interval '1 hour', initial_start => now() + interval '1 hour')
 FROM pgtick_candles WHERE candle_view = coalesce(NULL, candle_view) AND retention IS NOT NULL;
+
+CREATE FUNCTION pgtick_touch_late_rows() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0 AS $$
+DECLARE late record;
+BEGIN
+    IF now() = statement_timestamp()
+        AND (SELECT min(timestamp) FROM incoming) > clock_timestamp() - interval '30 seconds' THEN
+        RETURN NULL;
+    END IF;
+    FOR late IN SELECT DISTINCT i.symbol_id, i.timestamp FROM incoming i JOIN (
+        SELECT unnest(ARRAY[min(timestamp), max(timestamp)]) AS at FROM incoming
+        GROUP BY date_bin('1 minute', timestamp, timestamptz 'epoch')
+    ) border ON i.timestamp = border.at LOOP
+        EXECUTE format('UPDATE %I.%I SET created_at = created_at WHERE symbol_id = $1 AND timestamp = $2',
+            TG_TABLE_SCHEMA, TG_TABLE_NAME) USING late.symbol_id, late.timestamp;
+    END LOOP;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER touch_late_rows AFTER INSERT ON book_ticker_snapshots REFERENCING NEW TABLE AS incoming FOR EACH STATEMENT EXECUTE FUNCTION pgtick_touch_late_rows();
+
+CREATE TRIGGER touch_late_rows AFTER INSERT ON trade_snapshots REFERENCING NEW TABLE AS incoming FOR EACH STATEMENT EXECUTE FUNCTION pgtick_touch_late_rows();
 
 INSERT INTO pgtick_migrations (namespace, id, name, checksum) VALUES ('pgtick', '005', 'columnstore_and_candles', 'ff0199102f7414cf8110698d831bff20a95ec68b3ef557e06d2541ea52f3bbc5');
 

@@ -14,12 +14,13 @@ from rows import ticker
 from pgtick.models import BookTickerSnapshot, TradeSnapshot
 from pgtick.operations.candles import MidCandle, TradeCandle
 
-__all__ = ["EPOCH", "HOUR", "START", "mid_candles", "tickers", "trade_candles", "trades"]
+__all__ = ["END", "EPOCH", "HOUR", "START", "mid_candles", "tickers", "trade_candles", "trades"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 #: Where the rows begin: on an hour, and so far back that nothing of what policies would do is in the way.
-START = EPOCH + (datetime.now(UTC) - EPOCH) // HOUR * HOUR - 3 * HOUR
+START = EPOCH + (datetime.now(UTC) - EPOCH) // HOUR * HOUR - 4 * HOUR
+END = START + 3 * HOUR
 
 
 def _instants(chance: random.Random, n: int) -> list[datetime]:

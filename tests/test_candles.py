@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from candle_rows import EPOCH, HOUR, START, mid_candles, tickers, trade_candles, trades
+from candle_rows import END, EPOCH, HOUR, START, mid_candles, tickers, trade_candles, trades
 from rows import make_symbol, ticker
 
 from pgtick.connection import DatabaseManager
@@ -20,7 +20,6 @@ from pgtick.operations.trade import insert_trade_batch
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
 WIDTHS = [SECOND / 4, SECOND, 1.5 * SECOND, 7 * SECOND, MINUTE, 5 * MINUTE, HOUR, 4 * HOUR, 24 * HOUR, 168 * HOUR]
-END = START + 3 * HOUR
 FIRST = START - 168 * HOUR  # the first week's candle begins before the rows
 
 

@@ -179,6 +179,32 @@ ORDER BY width DESC LIMIT 1
 """
 
 
+# TimescaleDB notes for the next refresh what INSERT and UPDATE change behind the last one, but not what COPY brings
+# into a table that has a trigger with a transition table (2.29: copy.c notes in its multi-insert path only). So the
+# first and the last row of each minute are updated to what they are, which notes all between them, chunk by chunk.
+# Rows of the last 30 s need none of it: a refresh ends a minute ago, or earlier. In a transaction of several
+# statements it may have gone further before the end, so there every statement's rows are touched.
+_TOUCH_LATE_ROWS = """
+CREATE FUNCTION pgtick_touch_late_rows() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0 AS $$
+DECLARE late record;
+BEGIN
+    IF now() = statement_timestamp()
+        AND (SELECT min(timestamp) FROM incoming) > clock_timestamp() - interval '30 seconds' THEN
+        RETURN NULL;
+    END IF;
+    FOR late IN SELECT DISTINCT i.symbol_id, i.timestamp FROM incoming i JOIN (
+        SELECT unnest(ARRAY[min(timestamp), max(timestamp)]) AS at FROM incoming
+        GROUP BY date_bin('1 minute', timestamp, timestamptz 'epoch')
+    ) border ON i.timestamp = border.at LOOP
+        EXECUTE format('UPDATE %I.%I SET created_at = created_at WHERE symbol_id = $1 AND timestamp = $2',
+            TG_TABLE_SCHEMA, TG_TABLE_NAME) USING late.symbol_id, late.timestamp;
+    END LOOP;
+    RETURN NULL;
+END $$;
+"""
+
+
 async def find_candle_view(db: DatabaseManager, kind: CandleKind, width: timedelta) -> str | None:
     """Return the aggregate of the widest candles that ``width`` is a multiple of, or None."""
     view: str | None = await db.fetchval(_FIND, kind.source, width, resets=False)
@@ -208,6 +234,14 @@ async def create_candle_views(db: DatabaseManager) -> None:
             narrow = view
     await db.execute(_ADD_REFRESH, None, None)
     await db.execute(_ADD_RETENTION, None)
+    if db.server_version < 180000:  # before, no table has such a trigger: see create_series
+        return
+    await db.execute(_TOUCH_LATE_ROWS)
+    for kind in _KINDS:
+        await db.execute(
+            f"CREATE TRIGGER touch_late_rows AFTER INSERT ON {kind.source} REFERENCING NEW TABLE AS incoming "
+            "FOR EACH STATEMENT EXECUTE FUNCTION pgtick_touch_late_rows()"
+        )
 
 
 async def drop_candle_views(db: DatabaseManager) -> None:
@@ -215,6 +249,8 @@ async def drop_candle_views(db: DatabaseManager) -> None:
     for kind in _KINDS:
         for suffix, *_ in reversed(_VIEWS):
             await db.execute(f"DROP MATERIALIZED VIEW IF EXISTS {kind.name}_{suffix}")
+        await db.execute(f"DROP TRIGGER IF EXISTS touch_late_rows ON {kind.source}")
+    await db.execute("DROP FUNCTION IF EXISTS pgtick_touch_late_rows()")
 
 
 async def keep_candle_policies(db: DatabaseManager) -> None:

@@ -75,7 +75,8 @@ SELECT e.table_name, e.what, j.job_id, j.scheduled, t.last_run_status, j.next_st
      ORDER BY start_time DESC LIMIT 1) AS error
 FROM expected e
 LEFT JOIN timescaledb_information.jobs j ON j.proc_name = e.proc
-    AND to_regclass(format('%I.%I', j.hypertable_schema, j.hypertable_name)) = to_regclass(quote_ident(e.relation))
+    AND to_regclass(quote_ident(j.hypertable_schema) || '.' || quote_ident(j.hypertable_name))
+        = to_regclass(quote_ident(e.relation))
 LEFT JOIN timescaledb_information.job_stats t USING (job_id)
 WHERE to_regclass(quote_ident(e.relation)) IS NOT NULL AND (j.job_id IS NULL OR NOT j.scheduled
     OR t.last_run_status = 'Failed' OR j.next_start < now() - j.schedule_interval - interval '10 minutes')
