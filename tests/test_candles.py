@@ -11,7 +11,9 @@ from candle_rows import END, EPOCH, HOUR, START, mid_candles, tickers, trade_can
 from rows import make_symbol, ticker
 
 from pgtick.connection import DatabaseManager
+from pgtick.engines.candles import MID_CANDLES, select_candles
 from pgtick.errors import ValidationError
+from pgtick.migrator.render import render_sql
 from pgtick.models import TradeSnapshot
 from pgtick.operations import candles
 from pgtick.operations.book_ticker import insert_book_ticker_batch
@@ -131,3 +133,27 @@ async def test_arguments_that_are_wrong_are_refused_by_name(symbol_ids: list[int
         with pytest.raises(ValidationError) as refused:
             await get(ids, *arguments)
         assert refused.value.column == name.strip()
+
+
+@pytest.mark.parametrize(("engine", "version", "n"), [("timescale", 18, 6), ("timescale", 17, 6), ("plain", 18, 0)])
+async def test_script_of_the_schema_holds_aggregates_for_timescaledb_only(engine: str, version: int, n: int) -> None:
+    script = await render_sql(engine, version)
+    for statement in (
+        "CREATE MATERIALIZED VIEW",
+        "INSERT INTO pgtick_candles",
+        "CALL add_columnstore_policy",
+        "timescaledb.enable_columnstore",
+    ):
+        assert script.count(statement) == n, statement
+    assert script.count("SELECT add_continuous_aggregate_policy") == (n > 0)
+    assert script.count("CREATE TRIGGER touch_late_rows") == 2 * (n > 0 and version >= 18)
+    assert "ADD COLUMN columnstore_after" in script
+
+
+def test_query_reads_the_aggregate_where_there_is_one_and_rows_else() -> None:
+    from_view = select_candles(MID_CANDLES, "mid_candles_1m", 5 * MINUTE, "symbol_id = $1")
+    assert "FROM mid_candles_1m" in from_view
+    assert "book_ticker_snapshots" not in from_view
+    from_rows = select_candles(MID_CANDLES, None, 1.5 * SECOND, "symbol_id = $1")
+    assert "FROM book_ticker_snapshots" in from_rows
+    assert "interval '500000 microseconds'" in from_rows, "what divides both the width and a second"
