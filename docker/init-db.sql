@@ -378,4 +378,140 @@ COMMENT ON FUNCTION pgtick_drop_partition(regclass) IS
 
 INSERT INTO pgtick_migrations (namespace, id, name, checksum) VALUES ('pgtick', '005', 'partition_functions', 'b2611d5a6ff25d4eb5e55166fd34d55a17a90d2b42c8f978a9f8d05d3bcd8ba3');
 
+-- pgtick/005_columnstore_and_candles
+
+ALTER TABLE pgtick_time_series ADD COLUMN columnstore_after interval CHECK (columnstore_after > interval '0');
+COMMENT ON COLUMN pgtick_time_series.columnstore_after IS
+    'how old chunks are compressed, NULL: never; change it here';
+CREATE TABLE pgtick_candles (
+    candle_view text PRIMARY KEY, source_table text NOT NULL, width interval NOT NULL, retention interval
+);
+COMMENT ON TABLE pgtick_candles IS 'the candle aggregates and how long they are kept, NULL: for ever; change it here';
+
+ALTER TABLE "book_ticker_snapshots" SET (timescaledb.enable_columnstore, timescaledb.segmentby = '"symbol_id"', timescaledb.orderby = '"timestamp", "sequence_number"');
+
+UPDATE pgtick_time_series SET columnstore_after = '6:00:00' WHERE table_name = 'book_ticker_snapshots';
+
+CALL add_columnstore_policy(quote_ident('book_ticker_snapshots')::regclass, after => '6:00:00'::interval,
+    schedule_interval => least('0:30:00'::interval, interval '1 hour'),
+    initial_start => now() + least('0:30:00'::interval, interval '1 hour'));
+
+ALTER TABLE "trade_snapshots" SET (timescaledb.enable_columnstore, timescaledb.segmentby = '"symbol_id"', timescaledb.orderby = '"timestamp", "trade_id"');
+
+UPDATE pgtick_time_series SET columnstore_after = '6:00:00' WHERE table_name = 'trade_snapshots';
+
+CALL add_columnstore_policy(quote_ident('trade_snapshots')::regclass, after => '6:00:00'::interval,
+    schedule_interval => least('0:30:00'::interval, interval '1 hour'),
+    initial_start => now() + least('0:30:00'::interval, interval '1 hour'));
+
+ALTER TABLE "funding_rate_snapshots" SET (timescaledb.enable_columnstore, timescaledb.segmentby = '"symbol_id"', timescaledb.orderby = '"timestamp"');
+
+UPDATE pgtick_time_series SET columnstore_after = '1 day' WHERE table_name = 'funding_rate_snapshots';
+
+CALL add_columnstore_policy(quote_ident('funding_rate_snapshots')::regclass, after => '1 day'::interval,
+    schedule_interval => least('1:00:00'::interval, interval '1 hour'),
+    initial_start => now() + least('1:00:00'::interval, interval '1 hour'));
+
+ALTER TABLE "balance_snapshots" SET (timescaledb.enable_columnstore, timescaledb.segmentby = '"exchange_id"', timescaledb.orderby = '"timestamp", "asset_name"');
+
+UPDATE pgtick_time_series SET columnstore_after = '1 day' WHERE table_name = 'balance_snapshots';
+
+CALL add_columnstore_policy(quote_ident('balance_snapshots')::regclass, after => '1 day'::interval,
+    schedule_interval => least('6:00:00'::interval, interval '1 hour'),
+    initial_start => now() + least('6:00:00'::interval, interval '1 hour'));
+
+ALTER TABLE "arbitrage_opportunities" SET (timescaledb.enable_columnstore, timescaledb.segmentby = '"symbol_id"', timescaledb.orderby = '"timestamp", "buy_exchange_id", "sell_exchange_id"');
+
+UPDATE pgtick_time_series SET columnstore_after = '2 days' WHERE table_name = 'arbitrage_opportunities';
+
+CALL add_columnstore_policy(quote_ident('arbitrage_opportunities')::regclass, after => '2 days'::interval,
+    schedule_interval => least('1 day'::interval, interval '1 hour'),
+    initial_start => now() + least('1 day'::interval, interval '1 hour'));
+
+ALTER TABLE "order_flow_metrics" SET (timescaledb.enable_columnstore, timescaledb.segmentby = '"symbol_id"', timescaledb.orderby = '"timestamp"');
+
+UPDATE pgtick_time_series SET columnstore_after = '1 day' WHERE table_name = 'order_flow_metrics';
+
+CALL add_columnstore_policy(quote_ident('order_flow_metrics')::regclass, after => '1 day'::interval,
+    schedule_interval => least('1:00:00'::interval, interval '1 hour'),
+    initial_start => now() + least('1:00:00'::interval, interval '1 hour'));
+
+CREATE MATERIALIZED VIEW mid_candles_1s WITH (timescaledb.continuous, timescaledb.materialized_only = false, timescaledb.chunk_interval = '14400 seconds') AS
+SELECT symbol_id, time_bucket('1 seconds', timestamp) AS bucket, (array_agg((bid_price + ask_price) * 0.5 ORDER BY timestamp, sequence_number))[1] AS open, max((bid_price + ask_price) * 0.5) AS high, min((bid_price + ask_price) * 0.5) AS low, (array_agg((bid_price + ask_price) * 0.5 ORDER BY timestamp, sequence_number))[count(*)] AS close, count(*) AS n_updates FROM book_ticker_snapshots GROUP BY symbol_id, time_bucket('1 seconds', timestamp)
+WITH NO DATA;
+
+INSERT INTO pgtick_candles VALUES ('mid_candles_1s', 'book_ticker_snapshots', '0:00:01', '14 days');
+
+CREATE MATERIALIZED VIEW mid_candles_1m WITH (timescaledb.continuous, timescaledb.materialized_only = false, timescaledb.chunk_interval = '604800 seconds') AS
+SELECT symbol_id, time_bucket('60 seconds', narrow.bucket) AS bucket, (array_agg(open ORDER BY narrow.bucket))[1] AS open, max(high) AS high, min(low) AS low, (array_agg(close ORDER BY narrow.bucket))[count(*)] AS close, sum(n_updates)::bigint AS n_updates FROM mid_candles_1s narrow GROUP BY symbol_id, time_bucket('60 seconds', narrow.bucket)
+WITH NO DATA;
+
+INSERT INTO pgtick_candles VALUES ('mid_candles_1m', 'book_ticker_snapshots', '0:01:00', '180 days');
+
+CREATE MATERIALIZED VIEW mid_candles_1h WITH (timescaledb.continuous, timescaledb.materialized_only = false, timescaledb.chunk_interval = '7776000 seconds') AS
+SELECT symbol_id, time_bucket('3600 seconds', narrow.bucket) AS bucket, (array_agg(open ORDER BY narrow.bucket))[1] AS open, max(high) AS high, min(low) AS low, (array_agg(close ORDER BY narrow.bucket))[count(*)] AS close, sum(n_updates)::bigint AS n_updates FROM mid_candles_1m narrow GROUP BY symbol_id, time_bucket('3600 seconds', narrow.bucket)
+WITH NO DATA;
+
+INSERT INTO pgtick_candles VALUES ('mid_candles_1h', 'book_ticker_snapshots', '1:00:00', NULL);
+
+CREATE MATERIALIZED VIEW trade_candles_1s WITH (timescaledb.continuous, timescaledb.materialized_only = false, timescaledb.chunk_interval = '14400 seconds') AS
+SELECT symbol_id, time_bucket('1 seconds', timestamp) AS bucket, (array_agg(price ORDER BY timestamp, char_length(trade_id), trade_id COLLATE "C"))[1] AS open, max(price) AS high, min(price) AS low, (array_agg(price ORDER BY timestamp, char_length(trade_id), trade_id COLLATE "C"))[count(*)] AS close, sum(quantity) AS volume, sum(coalesce(quote_quantity, price * quantity)) AS quote_volume, count(*) AS n_trades FROM trade_snapshots GROUP BY symbol_id, time_bucket('1 seconds', timestamp)
+WITH NO DATA;
+
+INSERT INTO pgtick_candles VALUES ('trade_candles_1s', 'trade_snapshots', '0:00:01', '14 days');
+
+CREATE MATERIALIZED VIEW trade_candles_1m WITH (timescaledb.continuous, timescaledb.materialized_only = false, timescaledb.chunk_interval = '604800 seconds') AS
+SELECT symbol_id, time_bucket('60 seconds', narrow.bucket) AS bucket, (array_agg(open ORDER BY narrow.bucket))[1] AS open, max(high) AS high, min(low) AS low, (array_agg(close ORDER BY narrow.bucket))[count(*)] AS close, sum(volume) AS volume, sum(quote_volume) AS quote_volume, sum(n_trades)::bigint AS n_trades FROM trade_candles_1s narrow GROUP BY symbol_id, time_bucket('60 seconds', narrow.bucket)
+WITH NO DATA;
+
+INSERT INTO pgtick_candles VALUES ('trade_candles_1m', 'trade_snapshots', '0:01:00', '180 days');
+
+CREATE MATERIALIZED VIEW trade_candles_1h WITH (timescaledb.continuous, timescaledb.materialized_only = false, timescaledb.chunk_interval = '7776000 seconds') AS
+SELECT symbol_id, time_bucket('3600 seconds', narrow.bucket) AS bucket, (array_agg(open ORDER BY narrow.bucket))[1] AS open, max(high) AS high, min(low) AS low, (array_agg(close ORDER BY narrow.bucket))[count(*)] AS close, sum(volume) AS volume, sum(quote_volume) AS quote_volume, sum(n_trades)::bigint AS n_trades FROM trade_candles_1m narrow GROUP BY symbol_id, time_bucket('3600 seconds', narrow.bucket)
+WITH NO DATA;
+
+INSERT INTO pgtick_candles VALUES ('trade_candles_1h', 'trade_snapshots', '1:00:00', NULL);
+
+SELECT add_continuous_aggregate_policy(quote_ident(candle_view)::regclass,
+    start_offset => coalesce(NULL::interval, reach), end_offset => end_offset, schedule_interval => schedule,
+    initial_start => now() + schedule)
+FROM (
+SELECT c.candle_view, c.source_table, c.width, c.retention,
+    least(s.retention, (SELECT min(n.retention) FROM pgtick_candles n
+                        WHERE n.source_table = c.source_table AND n.width < c.width))
+        - least(s.chunk_interval, s.retention / 10) AS reach,
+    least(greatest(c.width, interval '1 minute'), interval '10 minutes') AS end_offset,
+    least(greatest(c.width, interval '1 minute'), interval '5 minutes') AS schedule
+FROM pgtick_candles c JOIN pgtick_time_series s ON s.table_name = c.source_table
+) p
+WHERE candle_view = coalesce(NULL, candle_view) AND coalesce(NULL::interval, reach) >= end_offset + 2 * width;
+
+SELECT add_retention_policy(quote_ident(candle_view)::regclass, drop_after => retention,
+    schedule_interval => interval '1 hour', initial_start => now() + interval '1 hour')
+FROM pgtick_candles WHERE candle_view = coalesce(NULL, candle_view) AND retention IS NOT NULL;
+
+CREATE FUNCTION pgtick_touch_late_rows() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0 AS $$
+DECLARE late record;
+BEGIN
+    IF now() = statement_timestamp()
+        AND (SELECT min(timestamp) FROM incoming) > clock_timestamp() - interval '30 seconds' THEN
+        RETURN NULL;
+    END IF;
+    FOR late IN SELECT DISTINCT i.symbol_id, i.timestamp FROM incoming i JOIN (
+        SELECT unnest(ARRAY[min(timestamp), max(timestamp)]) AS at FROM incoming
+        GROUP BY date_bin('1 minute', timestamp, timestamptz 'epoch')
+    ) border ON i.timestamp = border.at LOOP
+        EXECUTE format('UPDATE %I.%I SET created_at = created_at WHERE symbol_id = $1 AND timestamp = $2',
+            TG_TABLE_SCHEMA, TG_TABLE_NAME) USING late.symbol_id, late.timestamp;
+    END LOOP;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER touch_late_rows AFTER INSERT ON book_ticker_snapshots REFERENCING NEW TABLE AS incoming FOR EACH STATEMENT EXECUTE FUNCTION pgtick_touch_late_rows();
+
+CREATE TRIGGER touch_late_rows AFTER INSERT ON trade_snapshots REFERENCING NEW TABLE AS incoming FOR EACH STATEMENT EXECUTE FUNCTION pgtick_touch_late_rows();
+
+INSERT INTO pgtick_migrations (namespace, id, name, checksum) VALUES ('pgtick', '005', 'columnstore_and_candles', 'ff0199102f7414cf8110698d831bff20a95ec68b3ef557e06d2541ea52f3bbc5');
+
 COMMIT;

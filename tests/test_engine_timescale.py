@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import msgspec
 import pytest
+from timescale import empty_database, needs_timescale, skip_unless_licence, started
 
 from pgtick.config import DatabaseConfig
-from pgtick.connection import DatabaseManager, initialize_database, open_manager
+from pgtick.connection import DatabaseManager, open_manager
 from pgtick.engines import Engine, get_engine, maintain
 from pgtick.engines.series import create_series
 from pgtick.migrator import run_pending_migrations
 from pgtick.tables import BUILT_IN_TABLES, TRADES
 from pgtick.writer import store_rows
 
-DSN = os.environ.get("PGTICK_TEST_TIMESCALE_DSN")
-pytestmark = pytest.mark.skipif(not DSN, reason="no TimescaleDB: PGTICK_TEST_TIMESCALE_DSN is not set")
+pytestmark = needs_timescale
 
 TABLE = TRADES.name
 NOW = datetime.now(UTC)
@@ -38,49 +37,25 @@ GUIDE = {
 }
 _POLICIES = (
     "SELECT hypertable_name::text, job_id, (config ->> 'drop_after')::interval AS retention, schedule_interval "
-    "FROM timescaledb_information.jobs WHERE proc_name = 'policy_retention'"
+    "FROM timescaledb_information.jobs WHERE proc_name = 'policy_retention' AND hypertable_name NOT LIKE '%candles%'"
 )
-_numbers = itertools.count()
 
 
 @pytest.fixture
 async def empty() -> AsyncIterator[DatabaseConfig]:
-    """An empty database with the extension."""
-    assert DSN is not None
-    server = DatabaseConfig.from_dsn(DSN)
-    config = msgspec.structs.replace(server, database=f"pgtick_test_{os.getpid()}_timescale{next(_numbers)}")
-    connection = await asyncpg.connect(**server.connect_kwargs())
-    try:
-        await connection.execute(f"CREATE DATABASE {config.database}")
-        manager = await open_manager(config)
-        await manager.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
-        await manager.close()
+    async with empty_database() as config:
         yield config
-    finally:
-        await connection.execute(f"DROP DATABASE {config.database} WITH (FORCE)")
-        await connection.close()
 
 
 @pytest.fixture
 async def db(empty: DatabaseConfig) -> AsyncIterator[DatabaseManager]:
-    """A started manager, with exchange 1 and symbol 1."""
-    manager = await initialize_database(empty)
-    await manager.execute(
-        "INSERT INTO exchanges (enum_value, exchange_name, market_type) VALUES ('A_SPOT', 'A', 'SPOT');"
-        "INSERT INTO symbols (exchange_id, symbol_base, symbol_quote, exchange_symbol) VALUES (1, 'B', 'C', 'BC')"
-    )
-    yield manager
-    await manager.close()
+    async with started(empty) as manager:
+        yield manager
 
 
 @pytest.fixture
 async def engine(db: DatabaseManager) -> Engine:
     return await get_engine(db)
-
-
-async def skip_unless_licence(db: DatabaseManager, licence: str) -> None:
-    if await db.fetchval("SHOW timescaledb.license") != licence:
-        pytest.skip(f"the server given does not have the licence {licence}")
 
 
 @pytest.fixture
@@ -115,7 +90,10 @@ async def count(db: DatabaseManager) -> int:
 
 async def test_tables_are_hypertables_at_the_guide_s_intervals(db: DatabaseManager, engine: Engine) -> None:
     assert engine.name == "timescale"
-    dimensions = await db.fetch("SELECT hypertable_name::text, time_interval FROM timescaledb_information.dimensions")
+    dimensions = await db.fetch(
+        "SELECT hypertable_name::text, time_interval FROM timescaledb_information.dimensions "
+        "WHERE hypertable_schema = 'public'"
+    )
     assert dict(map(tuple, dimensions)) == {table: chunk for table, (chunk, _) in GUIDE.items()}
     assert set(GUIDE) == {table.name for table in BUILT_IN_TABLES}
     indexes = await db.fetch("SELECT indexname::text FROM pg_indexes WHERE tablename = ANY($1) ORDER BY 1", list(GUIDE))
@@ -244,3 +222,62 @@ async def test_extension_beside_partitioned_tables_changes_nothing(empty: Databa
         assert (await get_engine(manager)).name == "plain"
     finally:
         await manager.close()
+
+
+async def test_sizes_and_description_tell_of_chunks_and_retention(db: DatabaseManager, engine: Engine) -> None:
+    await store_days(db, 2)
+    await db.execute(f"ANALYZE {TABLE}")
+    sizes = {size.table: size for size in await engine.sizes(db)}
+    assert list(sizes) == sorted(GUIDE)
+    found = sizes[TABLE]
+    assert (found.n_rows, found.n_parts) == (2, 2)
+    assert 0 < found.n_index_bytes < found.n_bytes
+    assert sizes["balance_snapshots"].n_parts == 0
+    described = {info.table: info for info in await engine.describe(db)}
+    assert {t: (info.part_interval, info.retention) for t, info in described.items()} == GUIDE
+    info = described[TABLE]
+    assert (info.kind, info.n_parts, info.findings) == ("hypertable", 2, ())
+    assert info.oldest is not None
+    assert info.newest is not None
+    assert info.oldest <= NOW - 1.5 * DAY < NOW - 0.5 * DAY < info.newest
+    assert described["balance_snapshots"].oldest is None
+    community = await db.fetchval("SHOW timescaledb.license") == "timescale"
+    assert info.retention_by == ("policy, every 0:30:00" if community else "pgtick maintain")
+
+
+async def test_policies_that_do_not_run_are_findings(db: DatabaseManager, engine: Engine, community: None) -> None:
+    jobs = {record["hypertable_name"]: record["job_id"] for record in await db.fetch(_POLICIES)}
+    await db.execute("SELECT remove_retention_policy('balance_snapshots')")
+    await db.execute("SELECT alter_job($1, scheduled => false)", jobs["order_flow_metrics"])
+    await db.execute("CALL remove_columnstore_policy('order_flow_metrics')")
+    await db.execute("SELECT remove_continuous_aggregate_policy('mid_candles_1m')")
+    # A view on a chunk keeps it, and the rest of the table, from being dropped.
+    await db.execute("INSERT INTO funding_rate_snapshots VALUES (1, $1, 1, 1, $1)", NOW - 10 * DAY)
+    chunk = await db.fetchval("SELECT show_chunks('funding_rate_snapshots')::text")
+    await db.execute(f"CREATE VIEW on_chunk AS SELECT * FROM {chunk}")
+    job = jobs["funding_rate_snapshots"]
+    await db.execute("SELECT alter_job($1, next_start => now())", job)
+    failed = f"SELECT last_run_status FROM timescaledb_information.job_stats WHERE job_id = {job}"
+    async with asyncio.timeout(60):
+        while await db.fetchval(failed) != "Failed":  # noqa: ASYNC110  it is the server's state that is waited for
+            await asyncio.sleep(0.1)
+    await db.execute("SELECT _timescaledb_functions.stop_background_workers()")
+    await db.execute("SELECT alter_job($1, next_start => now() - interval '1 day')", jobs["arbitrage_opportunities"])
+    findings = {info.table: info.findings for info in await engine.describe(db)}
+    assert findings["balance_snapshots"] == ("the policy for retention is missing: run pgtick maintain",)
+    assert findings["order_flow_metrics"] == (
+        "the policy for columnstore is missing: run pgtick maintain",
+        f"the policy for retention is paused: SELECT alter_job({jobs['order_flow_metrics']}, scheduled => true)",
+    )
+    (candles,) = findings["book_ticker_snapshots"]
+    assert "refresh of mid_candles_1m is missing" in candles
+    (failing,) = findings["funding_rate_snapshots"]
+    assert re.match(r"the policy for retention fails \(.*on_chunk|.*depend", failing)
+    assert f"CALL run_job({job})" in failing
+    (late,) = findings["arbitrage_opportunities"]
+    assert "should have run at" in late
+    assert "max_background_workers" in late
+    assert findings[TABLE] == ()
+    await maintain(db)
+    findings = {info.table: info.findings for info in await engine.describe(db)}
+    assert findings["balance_snapshots"] == findings["book_ticker_snapshots"] == ()

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -129,7 +130,7 @@ async def start_on(config: DatabaseConfig) -> None:
 
 
 LEDGER = "SELECT namespace, id, name, checksum FROM pgtick_migrations ORDER BY 1, 2"
-SERIES = "SELECT table_name, chunk_interval, retention FROM pgtick_time_series ORDER BY 1"
+SERIES = "SELECT table_name, chunk_interval, retention, columnstore_after FROM pgtick_time_series ORDER BY 1"
 
 
 def test_file_is_what_the_migrations_say() -> None:
@@ -163,17 +164,23 @@ async def test_script_for_timescaledb_makes_what_the_migrations_make() -> None:
     server = DatabaseConfig.from_dsn(TIMESCALE_DSN)
     dimensions = "SELECT hypertable_name, time_interval FROM timescaledb_information.dimensions ORDER BY 1"
     policies = (
-        "SELECT hypertable_name, config ->> 'drop_after', schedule_interval FROM timescaledb_information.jobs "
-        "WHERE proc_name = 'policy_retention' ORDER BY 1"
+        "SELECT hypertable_name, proc_name, config - 'hypertable_id' - 'mat_hypertable_id', schedule_interval "
+        "FROM timescaledb_information.jobs WHERE hypertable_name IS NOT NULL ORDER BY 1, 2"
     )
+    candles = "SELECT candle_view, source_table, width, retention FROM pgtick_candles ORDER BY 1"
     async with empty_database(server) as scripted, empty_database(server) as migrated:
         await asyncio.to_thread(apply, (DOCKER / "init-db.sql").read_text("utf-8"), scripted)
         await fetch(migrated, "CREATE EXTENSION IF NOT EXISTS timescaledb")
         await migrate(migrated)
         assert schema(scripted) == schema(migrated)
-        for query in (LEDGER, SERIES, dimensions, policies):
+        for query in (LEDGER, SERIES, dimensions, policies, candles):
             assert await fetch(scripted, query) == await fetch(migrated, query)
-        assert len(await fetch(scripted, policies)) == 6
+        kinds = Counter(proc_name for _, proc_name, *_ in await fetch(scripted, policies))
+        assert kinds == {
+            "policy_retention": 6 + 4,
+            "policy_compression": 6,
+            "policy_refresh_continuous_aggregate": 6,
+        }
         await start_on(scripted)
 
 

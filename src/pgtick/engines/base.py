@@ -15,6 +15,7 @@ import asyncpg
 import msgspec
 
 from pgtick.connection import DatabaseManager
+from pgtick.engines.candles import CandleKind
 from pgtick.tables import quote_identifier
 
 __all__ = ["Engine", "SeriesInfo", "SeriesSize", "add_reference_triggers", "fetch_briefly"]
@@ -102,6 +103,10 @@ class Engine(ABC):
     def sorted_error(self, error: asyncpg.PostgresError) -> asyncpg.PostgresError:
         """Return the error that a refused statement means: itself, but where the engine hides it in another."""
         return error
+
+    async def candle_view(self, db: DatabaseManager, kind: CandleKind, width: timedelta) -> str | None:
+        """Return the aggregate that candles of this width are best made from, quoted, or None: from rows."""
+        return None
 
     async def apply_retention(self, db: DatabaseManager, *, dry_run: bool = False) -> dict[str, list[str]]:
         """Drop what is wholly older than its table's retention; return the names by table.

@@ -1,4 +1,4 @@
-"""Migration 005: functions that make and drop partitions for roles that do not own the tables.
+"""Migration 006: functions that make and drop partitions for roles that do not own the tables.
 
 They run with their owner's rights, on registered tables only. So that nothing of the caller's has a part in it, the
 search path is pinned to pg_catalog and pgtick's schema is written into the bodies when they are made, as in the
@@ -125,7 +125,7 @@ async def migrate_down() -> dict[str, Any]:
 async def get_migration_info() -> dict[str, Any]:
     """Describe the migration."""
     return {
-        "id": "005",
+        "id": "006",
         "name": "partition_functions",
         "dependencies": ["pgtick_time_series"],
     }
