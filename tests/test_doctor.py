@@ -102,6 +102,7 @@ async def test_role_without_any_right_gets_a_report_that_says_what_it_may_not_se
 async def test_table_that_may_not_be_read_does_not_keep_the_others_from_it(
     db: DatabaseManager, config: DatabaseConfig
 ) -> None:
+    await db.execute(EXCHANGE_AND_SYMBOL)
     async with as_role(config, ROLE, *MONITOR) as monitor:
         await db.execute(f"REVOKE SELECT ON trade_snapshots FROM {ROLE}")
         report = await examine(monitor)
