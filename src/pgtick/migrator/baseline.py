@@ -184,11 +184,10 @@ async def _adopt(
 ) -> BaselineReport:
     has_hypertables = engine.name == "timescale"
     wanted = [_REGISTRY, *(target.table for target in _TARGETS)]
-    before = {table: await describe(db, quote_identifier(table), has_hypertables=has_hypertables) for table in tables}
+    before = await _described(db, tables, has_hypertables=has_hypertables)
     advice = await move_aside(db, tables, has_hypertables=has_hypertables)
     recorded, pending = await _make_tables(db, migrations, wanted)
-    after = {table: await describe(db, quote_identifier(table), has_hypertables=has_hypertables) for table in wanted}
-    if before == after:
+    if before == await _described(db, wanted, has_hypertables=has_hypertables):
         return BaselineReport(action="recorded", dry_run=dry_run, recorded=recorded, pending=pending)
     reports = [await _move_rows(db, engine, target) for target in _TARGETS if target.table in tables]
     await engine.make_ahead(db)
@@ -203,6 +202,21 @@ async def _adopt(
         tables=tuple(reports),
         advice=tuple(advice),
     )
+
+
+async def _described(db: DatabaseManager, tables: list[str], *, has_hypertables: bool) -> dict[str, list[str]]:
+    """Return all that makes the tables what they are, and which of them have a retention."""
+    described = {
+        table: await describe(db, quote_identifier(table), has_hypertables=has_hypertables) for table in tables
+    }
+    if _REGISTRY in tables:
+        described["registered"] = [
+            record[0]
+            for record in await db.fetch(
+                f"SELECT table_name FROM {_REGISTRY} WHERE table_name = ANY($1) ORDER BY 1", tables
+            )
+        ]
+    return described
 
 
 async def _make_tables(

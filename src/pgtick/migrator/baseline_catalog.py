@@ -38,7 +38,7 @@ FROM pg_index WHERE indrelid = $1::regclass AND indisunique AND indisvalid AND i
 """
 # All that makes a table what it is, in one order: two tables are the same if this is.
 _DESCRIPTION = """
-SELECT 'kind ' || relkind || coalesce(' ' || pg_get_partkeydef(oid), '') FROM pg_class WHERE oid = $1::regclass
+SELECT format('kind %s %s', relkind, pg_get_partkeydef(oid)) FROM pg_class WHERE oid = $1::regclass
 UNION ALL
 SELECT format('column %s %s not null %s identity %s generated %s default %s', attname, format_type(atttypid, atttypmod),
     attnotnull, attidentity, attgenerated, pg_get_expr(adbin, adrelid))
@@ -49,7 +49,8 @@ SELECT 'constraint ' || pg_get_constraintdef(oid) FROM pg_constraint WHERE conre
 UNION ALL
 SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = $1::regclass
 UNION ALL
-SELECT pg_get_triggerdef(t.oid) || ' ' || tgenabled || md5(prosrc) FROM pg_trigger t JOIN pg_proc p ON p.oid = tgfoid
+SELECT format('%s %s %s', pg_get_triggerdef(t.oid), tgenabled, md5(prosrc))
+FROM pg_trigger t JOIN pg_proc p ON p.oid = tgfoid
 WHERE tgrelid = $1::regclass AND NOT tgisinternal
 ORDER BY 1
 """

@@ -118,7 +118,10 @@ def make_plan(
     for name, column in new.columns.items():
         if name in old.columns and column.generated is None:
             values[name] = _convert(old, old.columns[name], column, fields.get(name), units.get(name))
-    values = {**values, **_substituted(old, new, values)}
+    values |= _substituted(old, new, values)
+    for name, column in new.columns.items():
+        if name not in values and column.generated is None and not column.has_default:
+            values[name] = _Value(f"NULL::{column.type}")  # where it must not be NULL, the row is refused for it
     for name, sql in fields.items():
         if sql.content_key:
             values[name] = _keyed(old, new.columns[name], values, tuple(part for part in key if part != name))
@@ -242,8 +245,6 @@ def _substituted(old: LiveTable, new: LiveTable, values: Mapping[str, _Value]) -
             result[name] = _Value(
                 f"coalesce({raw}, {made})", had.refused if had else (), (*(had.counted if had else ()), note)
             )
-        elif had is None and not column.has_default:
-            result[name] = _Value(f"NULL::{column.type}")  # the row is refused for it, unless it is a made key
     return result
 
 
@@ -281,7 +282,9 @@ def _with_broken(old: LiveTable, new: LiveTable, values: Mapping[str, _Value], c
     """Return the subquery that converts, and names the first rule that a row breaks."""
     early = [pair for name in columns for pair in values[name].refused]
     first = " ".join(f"WHEN {predicate} THEN {_text(rule)}" for predicate, rule in early)
-    listed = ", ".join(f"{values[name].sql} AS {quote_identifier(name)}" for name in columns)
+    nulls = {name: f"NULL::{column.type}" for name, column in new.columns.items()}  # which no check minds
+    sources = nulls | {name: value.sql for name, value in values.items()}
+    listed = ", ".join(f"{source} AS {quote_identifier(name)}" for name, source in sources.items())
     converted = (
         f"SELECT {listed}, {f'CASE {first} END' if first else 'NULL'} AS pgtick_early, o AS pgtick_row "
         f"FROM {old.name} o"
