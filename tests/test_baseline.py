@@ -208,7 +208,8 @@ async def test_adoption_that_ends_half_way_leaves_the_database_as_it_was(
             async with old.acquire() as other:
                 pid = await db.fetchval("SELECT pg_backend_pid()")
                 await other.execute("SELECT pg_terminate_backend($1)", pid)
-        return await move_rows(db, engine, target)
+        report: TableReport = await move_rows(db, engine, target)
+        return report
 
     monkeypatch.setattr(baseline_module, "_move_rows", fail_at_balances)
     task = asyncio.create_task(baseline(old))
