@@ -35,7 +35,6 @@ INSERT INTO symbols (exchange_id, symbol_base, symbol_quote, exchange_symbol, is
 INSERT INTO book_ticker_snapshots
     (timestamp, symbol_id, bid_price, bid_qty, ask_price, ask_qty, sequence_number, update_type, created_at)
 SELECT now() - n / 500 * interval '1 day' - n % 500 * interval '1.000123 s',
-
     1 + n % 4, n * 0.00000001, CASE n % 5 WHEN 0 THEN 0 ELSE n / 3.0 END,
     999999999999.99999999 - n, n * 1.00000001, CASE WHEN n % 3 <> 0 THEN 9007199254740993 + n END,
     CASE WHEN n % 7 <> 0 THEN 'diff' END, CASE WHEN n % 11 <> 0 THEN now() - n / 500 * interval '1 day' END
