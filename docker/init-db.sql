@@ -280,104 +280,6 @@ CREATE TRIGGER check_references_update AFTER UPDATE ON "order_flow_metrics" REFE
 
 INSERT INTO pgtick_migrations (namespace, id, name, checksum, content) VALUES ('pgtick', '004', 'analytics', '096296b5b9b4b3b28fb51bb8ff1597fe77f0de3891e8a1e3c82f27bdf79985ee', NULL);
 
--- pgtick/005_partition_functions
-
-DO $do$
-DECLARE
-    head constant text := 'LANGUAGE plpgsql STRICT SECURITY DEFINER '
-        'SET search_path = pg_catalog, pg_temp SET timezone = ''UTC'' SET datestyle = ''ISO, YMD'' AS ';
-    make constant text := $make$
-DECLARE
-    home constant text := @schema_text@;
-    partition constant text := series || to_char(day::timestamp, '"_p"YYYYMMDD');
-    place constant text := format(' ON %I.%I REFERENCING ', home, series);
-    parent record;
-    definition text;
-    allowed record;
-BEGIN
-    SELECT c.oid, c.relacl, c.relowner INTO parent
-    FROM @schema@.pgtick_time_series s JOIN pg_class c ON c.relname = s.table_name AND c.relkind = 'p'
-    JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = home
-    WHERE s.table_name = series;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'no partition is made of %: it is not a partitioned table of pgtick_time_series', series
-            USING ERRCODE = 'insufficient_privilege';
-    END IF;
-    -- Two processes that make the same day wait for each other here, not in a deadlock or a refusal.
-    PERFORM pg_advisory_xact_lock(hashtext('pgtick partition ' || series));
-    PERFORM FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-    WHERE i.inhparent = parent.oid AND c.relname = partition AND NOT i.inhdetachpending;
-    IF FOUND THEN
-        RETURN partition;  -- the other one was first
-    END IF;
-    -- Attached, not made as PARTITION OF: that would wait for every reader of the table, and everybody behind it.
-    EXECUTE format('CREATE TABLE %1$I.%2$I (LIKE %1$I.%3$I INCLUDING ALL EXCLUDING IDENTITY)', home, partition, series);
-    -- Large batches are copied straight into the partition, where the parent's triggers and rights are not asked for.
-    FOR definition IN SELECT pg_get_triggerdef(t.oid) FROM pg_trigger t WHERE t.tgrelid = parent.oid
-        AND t.tgname IN ('check_references_insert', 'check_references_update')
-    LOOP
-        EXECUTE overlay(definition PLACING format(' ON %I.%I REFERENCING ', home, partition)
-                        FROM position(place IN definition) FOR length(place));
-    END LOOP;
-    FOR allowed IN SELECT a.privilege_type AS privilege,
-        CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS role
-        FROM aclexplode(parent.relacl) a WHERE a.grantee <> parent.relowner
-    LOOP
-        EXECUTE format('GRANT %s ON %I.%I TO %s', allowed.privilege, home, partition, allowed.role);
-    END LOOP;
-    EXECUTE format('ALTER TABLE %1$I.%2$I ATTACH PARTITION %1$I.%3$I FOR VALUES FROM (%4$L) TO (%5$L)',
-                   home, series, partition, day || ' 00:00+00', (day + 1) || ' 00:00+00');
-    RETURN partition;
-END $make$;
-    remove constant text := $remove$
-DECLARE
-    found_one record;
-BEGIN
-    SELECT n.nspname, c.relname, s.table_name, s.retention,
-           substring(pg_get_expr(c.relpartbound, c.oid) FROM ' TO [(]''([^'']+)''[)]$')::timestamptz AS stop
-    INTO found_one
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    JOIN pg_inherits i ON i.inhrelid = c.oid AND NOT i.inhdetachpending
-    JOIN pg_class p ON p.oid = i.inhparent AND p.relkind = 'p'
-    JOIN pg_namespace home ON home.oid = p.relnamespace AND home.nspname = @schema_text@
-    JOIN @schema@.pgtick_time_series s ON s.table_name = p.relname
-    WHERE c.oid = partition;
-    IF NOT FOUND THEN
-        PERFORM FROM pg_class WHERE oid = partition;
-        IF NOT FOUND THEN
-            RETURN false;  -- another process was first
-        END IF;
-        RAISE EXCEPTION '% is not dropped: it is not a partition of a table of pgtick_time_series', partition
-            USING ERRCODE = 'insufficient_privilege';
-    END IF;
-    IF found_one.stop IS NULL OR found_one.stop > now() - found_one.retention THEN
-        RAISE EXCEPTION 'partition % is not dropped: it ends at %, and % keeps its rows for %', partition,
-            coalesce(found_one.stop::text, 'no instant'), found_one.table_name, found_one.retention
-            USING ERRCODE = 'insufficient_privilege';
-    END IF;
-    EXECUTE format('DROP TABLE IF EXISTS %I.%I', found_one.nspname, found_one.relname);
-    RETURN true;
-END $remove$;
-    signature text;
-    body text;
-BEGIN
-    FOR signature, body IN VALUES
-        ('pgtick_make_partition(series text, day date) RETURNS text', make),
-        ('pgtick_drop_partition(partition regclass) RETURNS bool', remove)
-    LOOP
-        body := replace(body, '@schema@', quote_ident(current_schema()));
-        body := replace(body, '@schema_text@', quote_literal(current_schema()));
-        EXECUTE format('CREATE FUNCTION %I.%s %s %L', current_schema(), signature, head, body);
-    END LOOP;
-END $do$;
-REVOKE EXECUTE ON FUNCTION pgtick_make_partition(text, date), pgtick_drop_partition(regclass) FROM PUBLIC;
-COMMENT ON FUNCTION pgtick_make_partition(text, date) IS
-    'makes the partition of the day (UTC) of a table of pgtick_time_series, with its owner''s rights';
-COMMENT ON FUNCTION pgtick_drop_partition(regclass) IS
-    'drops a partition that is wholly older than the retention in pgtick_time_series, with its owner''s rights';
-
-INSERT INTO pgtick_migrations (namespace, id, name, checksum) VALUES ('pgtick', '005', 'partition_functions', 'b2611d5a6ff25d4eb5e55166fd34d55a17a90d2b42c8f978a9f8d05d3bcd8ba3');
-
 -- pgtick/005_columnstore_and_candles
 
 ALTER TABLE pgtick_time_series ADD COLUMN columnstore_after interval CHECK (columnstore_after > interval '0');
@@ -512,6 +414,104 @@ CREATE TRIGGER touch_late_rows AFTER INSERT ON book_ticker_snapshots REFERENCING
 
 CREATE TRIGGER touch_late_rows AFTER INSERT ON trade_snapshots REFERENCING NEW TABLE AS incoming FOR EACH STATEMENT EXECUTE FUNCTION pgtick_touch_late_rows();
 
-INSERT INTO pgtick_migrations (namespace, id, name, checksum) VALUES ('pgtick', '005', 'columnstore_and_candles', 'ff0199102f7414cf8110698d831bff20a95ec68b3ef557e06d2541ea52f3bbc5');
+INSERT INTO pgtick_migrations (namespace, id, name, checksum, content) VALUES ('pgtick', '005', 'columnstore_and_candles', 'ff0199102f7414cf8110698d831bff20a95ec68b3ef557e06d2541ea52f3bbc5', NULL);
+
+-- pgtick/006_partition_functions
+
+DO $do$
+DECLARE
+    head constant text := 'LANGUAGE plpgsql STRICT SECURITY DEFINER '
+        'SET search_path = pg_catalog, pg_temp SET timezone = ''UTC'' SET datestyle = ''ISO, YMD'' AS ';
+    make constant text := $make$
+DECLARE
+    home constant text := @schema_text@;
+    partition constant text := series || to_char(day::timestamp, '"_p"YYYYMMDD');
+    place constant text := format(' ON %I.%I REFERENCING ', home, series);
+    parent record;
+    definition text;
+    allowed record;
+BEGIN
+    SELECT c.oid, c.relacl, c.relowner INTO parent
+    FROM @schema@.pgtick_time_series s JOIN pg_class c ON c.relname = s.table_name AND c.relkind = 'p'
+    JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = home
+    WHERE s.table_name = series;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no partition is made of %: it is not a partitioned table of pgtick_time_series', series
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    -- Two processes that make the same day wait for each other here, not in a deadlock or a refusal.
+    PERFORM pg_advisory_xact_lock(hashtext('pgtick partition ' || series));
+    PERFORM FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = parent.oid AND c.relname = partition AND NOT i.inhdetachpending;
+    IF FOUND THEN
+        RETURN partition;  -- the other one was first
+    END IF;
+    -- Attached, not made as PARTITION OF: that would wait for every reader of the table, and everybody behind it.
+    EXECUTE format('CREATE TABLE %1$I.%2$I (LIKE %1$I.%3$I INCLUDING ALL EXCLUDING IDENTITY)', home, partition, series);
+    -- Large batches are copied straight into the partition, where the parent's triggers and rights are not asked for.
+    FOR definition IN SELECT pg_get_triggerdef(t.oid) FROM pg_trigger t WHERE t.tgrelid = parent.oid
+        AND t.tgname IN ('check_references_insert', 'check_references_update')
+    LOOP
+        EXECUTE overlay(definition PLACING format(' ON %I.%I REFERENCING ', home, partition)
+                        FROM position(place IN definition) FOR length(place));
+    END LOOP;
+    FOR allowed IN SELECT a.privilege_type AS privilege,
+        CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS role
+        FROM aclexplode(parent.relacl) a WHERE a.grantee <> parent.relowner
+    LOOP
+        EXECUTE format('GRANT %s ON %I.%I TO %s', allowed.privilege, home, partition, allowed.role);
+    END LOOP;
+    EXECUTE format('ALTER TABLE %1$I.%2$I ATTACH PARTITION %1$I.%3$I FOR VALUES FROM (%4$L) TO (%5$L)',
+                   home, series, partition, day || ' 00:00+00', (day + 1) || ' 00:00+00');
+    RETURN partition;
+END $make$;
+    remove constant text := $remove$
+DECLARE
+    found_one record;
+BEGIN
+    SELECT n.nspname, c.relname, s.table_name, s.retention,
+           substring(pg_get_expr(c.relpartbound, c.oid) FROM ' TO [(]''([^'']+)''[)]$')::timestamptz AS stop
+    INTO found_one
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_inherits i ON i.inhrelid = c.oid AND NOT i.inhdetachpending
+    JOIN pg_class p ON p.oid = i.inhparent AND p.relkind = 'p'
+    JOIN pg_namespace home ON home.oid = p.relnamespace AND home.nspname = @schema_text@
+    JOIN @schema@.pgtick_time_series s ON s.table_name = p.relname
+    WHERE c.oid = partition;
+    IF NOT FOUND THEN
+        PERFORM FROM pg_class WHERE oid = partition;
+        IF NOT FOUND THEN
+            RETURN false;  -- another process was first
+        END IF;
+        RAISE EXCEPTION '% is not dropped: it is not a partition of a table of pgtick_time_series', partition
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    IF found_one.stop IS NULL OR found_one.stop > now() - found_one.retention THEN
+        RAISE EXCEPTION 'partition % is not dropped: it ends at %, and % keeps its rows for %', partition,
+            coalesce(found_one.stop::text, 'no instant'), found_one.table_name, found_one.retention
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    EXECUTE format('DROP TABLE IF EXISTS %I.%I', found_one.nspname, found_one.relname);
+    RETURN true;
+END $remove$;
+    signature text;
+    body text;
+BEGIN
+    FOR signature, body IN VALUES
+        ('pgtick_make_partition(series text, day date) RETURNS text', make),
+        ('pgtick_drop_partition(partition regclass) RETURNS bool', remove)
+    LOOP
+        body := replace(body, '@schema@', quote_ident(current_schema()));
+        body := replace(body, '@schema_text@', quote_literal(current_schema()));
+        EXECUTE format('CREATE FUNCTION %I.%s %s %L', current_schema(), signature, head, body);
+    END LOOP;
+END $do$;
+REVOKE EXECUTE ON FUNCTION pgtick_make_partition(text, date), pgtick_drop_partition(regclass) FROM PUBLIC;
+COMMENT ON FUNCTION pgtick_make_partition(text, date) IS
+    'makes the partition of the day (UTC) of a table of pgtick_time_series, with its owner''s rights';
+COMMENT ON FUNCTION pgtick_drop_partition(regclass) IS
+    'drops a partition that is wholly older than the retention in pgtick_time_series, with its owner''s rights';
+
+INSERT INTO pgtick_migrations (namespace, id, name, checksum, content) VALUES ('pgtick', '006', 'partition_functions', '939b0bb1f1b7476127c8bf0f698e45203efb5655acc10445b6137133bcd7de98', NULL);
 
 COMMIT;

@@ -41,6 +41,9 @@ SAMPLES: dict[str, tuple[str, Any, str, Any]] = {
     "engine": ("plain", "plain", "timescale", "timescale"),
     "migration_folders": ("/a:/b", ("/a", "/b"), "/c", ("/c",)),
     "maintenance_interval_s": ("0", 0.0, "60", 60.0),
+    "migration_wait_s": ("1.5", 1.5, "2", 2.0),
+    "migration_lock_timeout_s": ("1.5", 1.5, "2", 2.0),
+    "migration_statement_timeout_s": ("1.5", 1.5, "2", 2.0),
     "verify": ("off", "off", "refuse", "refuse"),
 }
 VARIABLES = [(field, names) for field, names in config_module._VARIABLES.items()]

@@ -77,7 +77,8 @@ async def settle(db: DatabaseManager) -> None:
             if not steps:
                 continue
             if "look whether" in advice:
-                done = await db.fetchval("SELECT count(*) FROM log WHERE n = $1", steps[0]["step"])
+                inserts = steps[0]["step"] in (2, 4)  # the others may be done twice
+                done = inserts and await db.fetchval("SELECT count(*) FROM log WHERE n = $1", steps[0]["step"])
                 await settle_step("mine/001", finished=bool(done))
             elif "repair" in advice:
                 await settle_step("mine/001", finished="--finished" in advice)

@@ -62,7 +62,7 @@ class _Partition(msgspec.Struct, frozen=True):
 class PlainEngine(Engine):
     """Daily partitions, made ahead and when a batch needs them; retention drops whole partitions.
 
-    Both are done by functions on the server (migration 005), so that the role that writes need not own the tables.
+    Both are done by functions on the server (migration 006), so that the role that writes need not own the tables.
     What a partition holds is read from its bounds, so partitions of other lengths and names count as well.
     """
 

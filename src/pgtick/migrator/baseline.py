@@ -8,7 +8,7 @@ is told of; nothing is dropped.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
@@ -18,7 +18,6 @@ import msgspec
 from pgtick.connection import DatabaseManager, get_db_manager
 from pgtick.engines import Engine, get_engine
 from pgtick.errors import MigrationError
-from pgtick.migrator.apply import _SETTINGS, LEDGER, _lock, _migrating, _told
 from pgtick.migrator.baseline_catalog import (
     BEFORE,
     describe,
@@ -29,7 +28,10 @@ from pgtick.migrator.baseline_catalog import (
     read_table,
 )
 from pgtick.migrator.baseline_rows import UNITS, LiveTable, Plan, make_plan
-from pgtick.migrator.files import Migration, discover
+from pgtick.migrator.files import LoadedMigration, discover
+from pgtick.migrator.ledger import make_ledger, record
+from pgtick.migrator.order import load_all
+from pgtick.migrator.session import locked, migrating, told
 from pgtick.models import Exchange, Symbol
 from pgtick.tables import BUILT_IN_TABLES, quote_identifier
 
@@ -38,7 +40,12 @@ __all__ = ["BaselineReport", "RefusedRows", "TableReport", "baseline"]
 logger = logging.getLogger(__name__)
 
 _N_EXAMPLES = 3
+_ROUTINE_NAMES = """
+SELECT proname::text FROM pg_proc
+WHERE pronamespace = quote_ident(current_schema())::regnamespace AND proname LIKE 'pgtick\\_%' ORDER BY 1
+"""
 _REGISTRY = "pgtick_time_series"
+_REGISTRIES = [_REGISTRY, "pgtick_candles"]
 
 
 class _Target(msgspec.Struct, frozen=True):
@@ -111,12 +118,10 @@ async def baseline(db: DatabaseManager | None = None, *, dry_run: bool = False) 
     db = db or get_db_manager()
     if db.in_transaction:
         raise MigrationError("an adoption is a transaction of its own: call it outside of transaction()")
-    async with _migrating(db) as own:
+    async with migrating(db) as own:
         try:
-            async with _failing_clearly(), own.transaction():
-                await own.execute(_SETTINGS + "; SET LOCAL extra_float_digits = 1")
-                await _lock(own)
-                await own.execute("SELECT set_config('application_name', 'pgtick: baseline', true)")
+            async with _failing_clearly(), locked(own, "baseline"):
+                await own.execute("SET LOCAL extra_float_digits = 1")
                 report = await _baseline(own, dry_run=dry_run)
                 if dry_run:
                     raise _RolledBackError(report)
@@ -142,7 +147,7 @@ async def _failing_clearly() -> AsyncIterator[None]:
             "or delete from the old tables what is past its retention"
         ) from error
     except Exception as error:
-        raise MigrationError(f"the adoption failed, nothing is changed: {_told(error)}") from error
+        raise MigrationError(f"the adoption failed, nothing is changed: {told(error)}") from error
 
 
 async def _baseline(db: DatabaseManager, *, dry_run: bool) -> BaselineReport:
@@ -152,14 +157,13 @@ async def _baseline(db: DatabaseManager, *, dry_run: bool) -> BaselineReport:
             raise MigrationError(
                 f"there is nothing to adopt: this database has a ledger (pgtick_migrations, {n_applied} applied)"
             )
-    migrations = discover()
+    migrations = await load_all(discover())
     tables = await find_tables(db, [target.table for target in _TARGETS])
     if not tables:
-        labels = tuple(migration.label for migration in migrations)
-        return BaselineReport(action="nothing", dry_run=dry_run, pending=labels)
+        return BaselineReport(action="nothing", dry_run=dry_run, pending=_labels(migrations))
     engine = await get_engine(db)  # now, while the tables that are there can tell
-    tables += await find_tables(db, [_REGISTRY])
-    await db.execute(LEDGER)
+    tables += await find_tables(db, _REGISTRIES)
+    await make_ledger(db)
     try:
         async with db.transaction():
             report = await _adopt(db, engine, tables, migrations, dry_run=dry_run)
@@ -168,68 +172,69 @@ async def _baseline(db: DatabaseManager, *, dry_run: bool) -> BaselineReport:
     except _RolledBackError as undone:
         report = undone.report
         # They are what the migrations make: as they were, with the ledger that they lacked.
-        for migration in migrations:
-            if migration.label in report.recorded:
-                await db.execute(
-                    "INSERT INTO pgtick_migrations (namespace, id, name, checksum) VALUES ($1, $2, $3, $4)",
-                    *migration.key,
-                    migration.name,
-                    migration.checksum,
-                )
+        for loaded in migrations[: len(report.recorded)]:
+            await record(db, loaded.migration, loaded.migration.content)
     return report
 
 
 async def _adopt(
-    db: DatabaseManager, engine: Engine, tables: list[str], migrations: list[Migration], *, dry_run: bool
+    db: DatabaseManager, engine: Engine, tables: list[str], migrations: list[LoadedMigration], *, dry_run: bool
 ) -> BaselineReport:
     has_hypertables = engine.name == "timescale"
-    wanted = [_REGISTRY, *(target.table for target in _TARGETS)]
-    before = await _described(db, tables, has_hypertables=has_hypertables)
+    before = await _described(db, has_hypertables=has_hypertables)
     advice = await move_aside(db, tables, has_hypertables=has_hypertables)
-    recorded, pending = await _make_tables(db, migrations, wanted)
-    if before == await _described(db, wanted, has_hypertables=has_hypertables):
-        return BaselineReport(action="recorded", dry_run=dry_run, recorded=recorded, pending=pending)
+    n_applied, n_alike = await _make_tables(db, migrations, before, has_hypertables=has_hypertables)
+    n_recorded = n_alike or n_applied
+    report = BaselineReport(
+        action="recorded" if n_alike else "adopted",
+        dry_run=dry_run,
+        recorded=_labels(migrations[:n_recorded]),
+        pending=_labels(migrations[n_recorded:]),
+    )
+    if n_alike:
+        return report
     reports = [await _move_rows(db, engine, target) for target in _TARGETS if target.table in tables]
     await engine.make_ahead(db)
     advice += await find_followers(db, has_hypertables=has_hypertables)
     advice += _retention_advice(reports)
     advice.append(f"the old tables are kept; when you need them no longer: DROP SCHEMA {BEFORE} CASCADE;")
-    return BaselineReport(
-        action="adopted",
-        dry_run=dry_run,
-        recorded=recorded,
-        pending=pending,
-        tables=tuple(reports),
-        advice=tuple(advice),
-    )
+    return msgspec.structs.replace(report, tables=tuple(reports), advice=tuple(advice))
 
 
-async def _described(db: DatabaseManager, tables: list[str], *, has_hypertables: bool) -> dict[str, list[str]]:
-    """Return all that makes the tables what they are, and which of them have a retention."""
-    described = {
-        table: await describe(db, quote_identifier(table), has_hypertables=has_hypertables) for table in tables
-    }
-    if _REGISTRY in tables:
-        described["registered"] = [
-            record[0]
-            for record in await db.fetch(
-                f"SELECT table_name FROM {_REGISTRY} WHERE table_name = ANY($1) ORDER BY 1", tables
-            )
-        ]
+def _labels(migrations: Iterable[LoadedMigration]) -> tuple[str, ...]:
+    return tuple(loaded.migration.label for loaded in migrations)
+
+
+async def _described(db: DatabaseManager, *, has_hypertables: bool) -> dict[str, list[str]]:
+    """Return all that makes the tables that are there what they are, which have a retention, and pgtick's routines."""
+    described = {}
+    for table in (*_REGISTRIES, *(target.table for target in _TARGETS)):
+        name = quote_identifier(table)
+        if await db.fetchval("SELECT to_regclass($1)", name) is not None:
+            described[table] = await describe(db, name, has_hypertables=has_hypertables)
+    if _REGISTRY in described:
+        registered = f"SELECT table_name FROM {_REGISTRY} WHERE table_name = ANY($1) ORDER BY 1"
+        described["registered"] = [record[0] for record in await db.fetch(registered, list(described))]
+    described["routines"] = [record[0] for record in await db.fetch(_ROUTINE_NAMES)]
     return described
 
 
 async def _make_tables(
-    db: DatabaseManager, migrations: list[Migration], wanted: list[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Apply the migrations until all tables are there; those after it are applied in the ordinary way, by ``up``."""
-    labels = [migration.label for migration in migrations]
-    for n_applied, migration in enumerate(migrations):
-        missing = await db.fetchval("SELECT count(*) FROM unnest($1::text[]) t WHERE to_regclass(t) IS NULL", wanted)
-        if not missing:
-            return tuple(labels[:n_applied]), tuple(labels[n_applied:])
-        await (await migration.load()).up(db)
-    return tuple(labels), ()
+    db: DatabaseManager, migrations: list[LoadedMigration], before: dict[str, list[str]], *, has_hypertables: bool
+) -> tuple[int, int | None]:
+    """Apply the migrations; return how many were, and after how many it was all as before (None: after none).
+
+    Those from the first on that is outside a transaction are applied in the ordinary way, by ``up``.
+    """
+    n_applied, n_alike = 0, None
+    for loaded in migrations:
+        if not loaded.transaction:
+            break
+        await loaded.up()
+        n_applied += 1
+        if before == await _described(db, has_hypertables=has_hypertables):
+            n_alike = n_applied
+    return n_applied, n_alike
 
 
 async def _move_rows(db: DatabaseManager, engine: Engine, target: _Target) -> TableReport:

@@ -16,7 +16,7 @@ from pgtick.migrator.files import Migration
 from pgtick.migrator.ledger import Ledger, read_ledger
 from pgtick.migrator.pooler import refuse_transaction_pooler
 
-__all__ = ["holds_lock", "migrating", "migration_config", "milliseconds", "rest", "told", "turn"]
+__all__ = ["holds_lock", "locked", "migrating", "migration_config", "milliseconds", "rest", "told", "turn"]
 
 _LOCK = 7_463_816_502  # "pgtick" on a telephone's keys, roughly: any constant of our own does
 _LOCK_POLL_S = 0.05
@@ -68,8 +68,8 @@ async def migrating(db: DatabaseManager) -> AsyncIterator[DatabaseManager]:
 
 
 @asynccontextmanager
-async def _locked(db: DatabaseManager, migration: Migration) -> AsyncIterator[None]:
-    """Open the transaction that holds the lock, as soon as nobody else has it."""
+async def locked(db: DatabaseManager, name: str) -> AsyncIterator[None]:
+    """Open the transaction that holds the lock, as soon as nobody else has it; ``name`` is what others see."""
     config = db.config
     settings = _SETTINGS.format(
         lock_ms=milliseconds(config.migration_lock_timeout_s),
@@ -83,7 +83,7 @@ async def _locked(db: DatabaseManager, migration: Migration) -> AsyncIterator[No
         # has seen, and the attempt's statement has one for a moment.
         async with db.transaction():
             await db.execute(settings)
-            await db.execute("SELECT set_config('application_name', $1, true)", f"pgtick: {migration.label}")
+            await db.execute("SELECT set_config('application_name', $1, true)", f"pgtick: {name}")
             if await db.fetchval("SELECT pg_try_advisory_xact_lock($1)", _LOCK):
                 yield
                 return
@@ -120,7 +120,7 @@ async def turn(db: DatabaseManager, migration: Migration) -> AsyncIterator[Ledge
     """Open the transaction, wait for the lock, yield the ledger; an error names the migration."""
     refusal: MigrationError | None = None
     try:
-        async with _locked(db, migration):
+        async with locked(db, migration.label):
             try:
                 yield await read_ledger(db)
             except MigrationError as error:
