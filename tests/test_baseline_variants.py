@@ -190,7 +190,8 @@ async def test_adoption_gives_way_to_a_session_that_uses_a_table(
     old: DatabaseManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await old.execute(LOOKUPS)
-    monkeypatch.setattr(baseline_module, "_SETTINGS", baseline_module._SETTINGS.replace("'5s'", "'100ms'"))
+    hasty = msgspec.structs.replace(old.config, migration_lock_timeout_s=0.1)
+    monkeypatch.setattr(old, "config", hasty)
     async with old.acquire() as reader, reader.transaction():
         await reader.fetch("SELECT * FROM symbols")
         with pytest.raises(MigrationError, match=r"a session uses the tables .*nothing is changed; stop what reads"):

@@ -12,14 +12,17 @@ from pgtick.doctor.series import STALE_AFTER, look_at_series
 from pgtick.doctor.server import look_at_clock, look_at_jobs, look_at_role, look_at_server
 from pgtick.doctor.sessions import look_at_connections, look_at_transactions, look_at_waits
 from pgtick.doctor.storage import look_at_indexes, look_at_sequences, look_at_size, look_at_transaction_ids
+from pgtick.engines.advice import advise_intervals
 from pgtick.errors import MigrationError, PgtickError
 from pgtick.migrator import get_available_migrations
+from pgtick.verify import verify_schema
 
 __all__ = ["examine"]
 
 _WAY_OUT = {
     "pending": "pgtick migrate up",
-    "changed": "restore the file, and put the change into a new migration",
+    "unfinished": "pgtick migrate repair",
+    "changed": "restore the file and put the change into a new one, or pgtick migrate accept",
     "no file": "upgrade pgtick, or configure the folder that the migration is from (POSTGRES_MIGRATION_FOLDERS)",
 }
 
@@ -57,8 +60,26 @@ async def _look_at_migrations(examination: Examination) -> None:
             )
             examination.report.migrations.append(state)
             if state.state != "applied":
-                do = _WAY_OUT.get(state.state, "pgtick migrate repair")
+                do = _WAY_OUT[state.state]
                 examination.find("action", f"migration {state.label}", state.state, do)
+
+
+async def _look_at_schema(examination: Examination) -> None:
+    # In a transaction that changes nothing: what the last start, migration or verify has stored is what is declared.
+    async with examination.looking("schema"):
+        for drift in await verify_schema(examination.db):
+            if drift.state == "unverifiable":
+                examination.cannot_see("schema", f"{drift}; {drift.advice}")
+            else:
+                examination.find("action", "schema", str(drift), drift.advice)
+
+
+async def _look_at_intervals(examination: Examination) -> None:
+    async with examination.looking("chunk intervals"):
+        for advice in await advise_intervals(examination.db):
+            if advice.advised != advice.current:
+                do = f"chunks of {advice.advised} instead of {advice.current}: docs/timescaledb.md"
+                examination.find("warning", advice.table, advice.reason, do)
 
 
 _LOOKS = (
@@ -66,7 +87,9 @@ _LOOKS = (
     look_at_clock,
     look_at_role,
     _look_at_migrations,
+    _look_at_schema,
     look_at_series,
+    _look_at_intervals,
     look_at_jobs,
     look_at_indexes,
     look_at_sequences,

@@ -304,11 +304,11 @@ async def _insert(db: DatabaseManager, engine: Engine, target: _Target, plan: Pl
         f"WHERE pgtick_broken IS NULL {days if target.has_time else ''}ORDER BY {ordered}"
     )
     if target.has_time:
-        await engine.ensure_days(db, target.table, [record["day"] for record in good])
-    for record in good:
-        tag = await db.execute(query, *([record["day"]] if target.has_time else []))
-        if tag != f"INSERT 0 {record['n_rows']}":
-            raise MigrationError(f"{target.table}: {record['n_rows']} rows were to go in, the server says {tag}")
+        await engine.ensure_days(db, target.table, [part["day"] for part in good])
+    for part in good:
+        tag = await db.execute(query, *([part["day"]] if target.has_time else []))
+        if tag != f"INSERT 0 {part['n_rows']}":
+            raise MigrationError(f"{target.table}: {part['n_rows']} rows were to go in, the server says {tag}")
 
 
 async def _continue_ids(db: DatabaseManager, table: str, old: LiveTable) -> None:

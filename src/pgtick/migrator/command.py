@@ -1,8 +1,8 @@
 """The migration entrypoint: apply what is pending, take back, look, repair.
 
 Exit codes: 0 done, or nothing to do; 1 refused or failed (the reason is on stderr); 2 not a command of this program;
-3 there is something to see to: status and preview with migrations pending, changed or unfinished, repair with
-findings.
+3 there is something to see to: status and preview with migrations pending, changed or unfinished, repair and verify
+with findings, up with a schema that is not the declared one afterwards, baseline with rows that it left behind.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -21,8 +22,12 @@ from pgtick.config import DatabaseConfig, HftConfig
 from pgtick.connection import DatabaseManager, open_manager, use_manager
 from pgtick.errors import PgtickError
 from pgtick.migrator.apply import get_available_migrations, rollback_migration, run_pending_migrations
+from pgtick.migrator.baseline import baseline
 from pgtick.migrator.render import ENGINES, render_pending, render_sql
 from pgtick.migrator.repair import accept_migration, find_unfinished, settle_step
+from pgtick.migrator.skeleton import load_model, write_skeleton
+from pgtick.roles import set_up_roles
+from pgtick.verify import Drift, verify_schema
 
 __all__ = ["COMMANDS", "TO_SEE_TO", "Answer", "Command", "main"]
 
@@ -39,18 +44,21 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Command(msgspec.Struct, frozen=True):
-    """A command: ``run`` gets the open manager, which is in use, and the parsed arguments."""
+    """A command: ``run`` gets the open manager, which is in use, and the arguments; None: it is offline."""
 
     name: str
     help: str
-    run: Callable[[DatabaseManager, Arguments], Awaitable[Answer]]
+    run: Callable[[DatabaseManager, Arguments], Awaitable[Answer]] | None
     options: Callable[[argparse.ArgumentParser], object] = lambda parser: None
     offline: Callable[[Arguments], Awaitable[Answer | None]] | None = None  # an answer that needs no database
 
 
 async def _up(db: DatabaseManager, arguments: Arguments) -> Answer:
     applied = await run_pending_migrations(db, to=arguments.to)
-    return Answer(applied, "\n".join(f"applied {label}" for label in applied) or "nothing is pending")
+    # Whoever migrates may make the declaration: it is stored for the roles that may not.
+    drifts = await verify_schema(db) if applied else []
+    lines = [*(f"applied {label}" for label in applied), *map(_drift, drifts)]
+    return Answer(applied, "\n".join(lines) or "nothing is pending", TO_SEE_TO if drifts else 0)
 
 
 async def _down(db: DatabaseManager, arguments: Arguments) -> Answer:
@@ -100,6 +108,47 @@ async def _accept(db: DatabaseManager, arguments: Arguments) -> Answer:
     return Answer(result, f"{result['migration']} is on record as it is now\n{result['difference']}")
 
 
+async def _verify(db: DatabaseManager, arguments: Arguments) -> Answer:
+    drifts = await verify_schema(db)
+    value = [{**msgspec.to_builtins(drift), "what": str(drift), "advice": drift.advice} for drift in drifts]
+    text = "\n".join(map(_drift, drifts)) or "the schema is as declared"
+    return Answer(value, text, TO_SEE_TO if drifts else 0)
+
+
+def _drift(drift: Drift) -> str:
+    return f"{drift}\n    {drift.advice}"
+
+
+async def _baseline(db: DatabaseManager, arguments: Arguments) -> Answer:
+    report = await baseline(db, dry_run=arguments.dry_run)
+    lines = [f"{report.action}{', and rolled back: a dry run' if report.dry_run else ''}"]
+    for table in report.tables:
+        lines.append(f"{table.table}: {table.n_moved:,} of {table.n_rows:,} rows")
+        lines += [f"    {refused.n_rows:,} stay in pgtick_before: {refused.rule}" for refused in table.refused]
+        lines += [f"    not taken along: {n:,} values of {name}" for name, n in table.left_behind.items()]
+        lines += [f"    {note}" for note in table.notes]
+    lines += [*report.advice, *(f"pending, for up: {label}" for label in report.pending)]
+    is_whole = not any(table.refused for table in report.tables)
+    return Answer(msgspec.to_builtins(report), "\n".join(lines), 0 if is_whole else TO_SEE_TO)
+
+
+async def _new_offline(arguments: Arguments) -> Answer:
+    path = write_skeleton(
+        arguments.into,
+        arguments.name,
+        load_model(arguments.model),
+        key=arguments.key,
+        chunk=timedelta(minutes=arguments.chunk_minutes),
+        retention=timedelta(days=arguments.retention_days),
+    )
+    return Answer({"file": str(path)}, f"wrote {path}: read it, it is a first draft")
+
+
+async def _roles(db: DatabaseManager, arguments: Arguments) -> Answer:
+    statements = await set_up_roles(db, prefix=arguments.prefix, dry_run=arguments.print)
+    return Answer(statements, "\n".join(f"{statement};" for statement in statements) or "the roles are set up")
+
+
 def _moment(moment: Any) -> str:
     return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S%z}"
 
@@ -138,6 +187,24 @@ def _options_of_accept(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", help=_ID)
 
 
+def _options_of_baseline(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="all of it, and rolled back")
+
+
+def _options_of_new(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="of the migration: a-z, 0-9 and _")
+    parser.add_argument("model", help="package.module:Name of a Table or a model")
+    parser.add_argument("--into", required=True, metavar="FOLDER", help="your folder of migrations")
+    parser.add_argument("--key", action="append", default=[], help="a column of a model's primary key; repeat it")
+    parser.add_argument("--chunk-minutes", type=float, default=60, help="TimescaleDB's chunk interval (60)")
+    parser.add_argument("--retention-days", type=float, default=7, help="how long rows are kept (7)")
+
+
+def _options_of_roles(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prefix", default="pgtick", help="of the roles' names (pgtick)")
+    parser.add_argument("--print", action="store_true", help="only show the statements")
+
+
 #: In the order of the help; another room's command is a line here.
 COMMANDS = (
     Command("up", "apply what is pending (the default)", _up, _options_of_up),
@@ -146,6 +213,10 @@ COMMANDS = (
     Command("preview", "show the SQL that up would run", _preview, _options_of_preview, _preview_offline),
     Command("repair", "list what was left unfinished, or settle a step", _repair, _options_of_repair),
     Command("accept", "record an applied file as it is now", _accept, _options_of_accept),
+    Command("verify", "compare the live schema with the declared one", _verify),
+    Command("baseline", "adopt the tables that are here, with their rows", _baseline, _options_of_baseline),
+    Command("new", "write a first draft from a model", None, _options_of_new, _new_offline),
+    Command("roles", "set up the roles owner, writer, reader and monitor", _roles, _options_of_roles),
 )
 
 
@@ -174,6 +245,7 @@ async def _run(arguments: Arguments) -> Answer:
     command: Command = arguments.command
     if command.offline is not None and (answer := await command.offline(arguments)) is not None:
         return answer
+    assert command.run is not None  # noqa: S101  an offline command has answered
     config = DatabaseConfig.from_dsn(arguments.dsn) if arguments.dsn else HftConfig().get_database_config()
     if arguments.folder:
         config = msgspec.structs.replace(config, migration_folders=tuple(arguments.folder))
