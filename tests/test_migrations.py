@@ -359,10 +359,10 @@ async def test_rollback_wants_a_destructive_yes_and_up_works_again(opened: Datab
     with pytest.raises(MigrationError, match="drops its tables with all rows: say destructive"):
         await rollback_migration("004")
     assert await tables(opened) == before
-    for number in ("004", "003", "002", "001"):
-        done = await rollback_migration(number, destructive=True)
+    for label in reversed(BUILT_IN):
+        done = await rollback_migration(label, destructive=True)
         assert done["success"]
-        assert done["tables_dropped"]
+        assert done.get("tables_dropped") or done["functions_dropped"]
     assert await tables(opened) == {"pgtick_migrations"}
     assert await opened.fetchval("SELECT count(*) FROM pg_proc WHERE proname LIKE 'pgtick%'") == 0
     with pytest.raises(MigrationError, match=r"^pgtick/004_.* is not applied$"):
@@ -479,11 +479,11 @@ def test_functions_open_the_environment_s_database_where_none_is_open(dsn: str) 
         "from pgtick.migrations import get_available_migrations, rollback_migration, run_pending_migrations\n"
         "print(len(asyncio.run(run_pending_migrations())))\n"
         "print(asyncio.run(rollback_migration('004', destructive=True))['success'])\n"
-        "print([row['state'] for row in asyncio.run(get_available_migrations())])\n"
+        "print([row['id'] for row in asyncio.run(get_available_migrations()) if row['state'] == 'pending'])\n"
     )
     environment = {**os.environ, "PGTICK_DSN": dsn}
     ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
-    assert ran.stdout.splitlines() == ["4", "True", "['applied', 'applied', 'applied', 'pending']"], ran.stderr
+    assert ran.stdout.splitlines() == [str(len(BUILT_IN)), "True", "['004']"], ran.stderr
 
 
 def test_command_takes_the_environment_s_folders(dsn: str, mine: Path) -> None:
