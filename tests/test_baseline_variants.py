@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from decimal import Decimal
 
+import msgspec
 import pytest
 from old_database import make_schema
 
@@ -16,7 +16,6 @@ from pgtick.errors import MigrationError
 from pgtick.migrator.baseline import baseline
 
 #: Not by name: a package may offer the function under the name of its module.
-baseline_module = importlib.import_module("pgtick.migrator.baseline")
 
 LOOKUPS = """
 CREATE TABLE exchanges (id smallserial PRIMARY KEY, enum_value varchar(20));

@@ -349,10 +349,10 @@ async def test_rollback_wants_a_destructive_yes_and_up_works_again(opened: Datab
     ):
         await rollback_migration("004")
     assert await tables(opened) == before
-    for number in ("004", "003", "002", "001"):
-        done = await rollback_migration(number, destructive=True)
+    for label in reversed(BUILT_IN):
+        done = await rollback_migration(label, destructive=True)
         assert done["success"]
-        assert done["tables_dropped"]
+        assert done.get("tables_dropped") or done["functions_dropped"]
     assert await tables(opened) == {"pgtick_migrations"}
     assert await opened.fetchval("SELECT count(*) FROM pg_proc WHERE proname LIKE 'pgtick%'") == 0
     with pytest.raises(MigrationError, match=r"^pgtick/004_.* is not applied$"):

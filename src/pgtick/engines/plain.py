@@ -116,15 +116,15 @@ class PlainEngine(Engine):
 
     async def make_ahead(self, db: DatabaseManager, days: int = 3) -> None:
         """Make the partitions of today and the next days for every time-series table, where the role may."""
-        # A reader's start must not depend on whether the writer's service has been at it.
-        if not await db.fetchval("SELECT has_function_privilege('pgtick_make_partition(text, date)', 'EXECUTE')"):
-            return
         today = await db.fetchval("SELECT floor(extract(epoch FROM now()) / 86400)::int")
-        for record in await db.fetch(
+        records = await db.fetch(
             "SELECT table_name FROM pgtick_time_series "
             "WHERE to_regclass(quote_ident(table_name)) IS NOT NULL ORDER BY table_name"
-        ):
-            await self.ensure_days(db, record["table_name"], range(today, today + days + 1))
+        )
+        # A reader's start must not depend on whether the writer's service has been at it.
+        if await db.fetchval("SELECT has_function_privilege('pgtick_make_partition(text, date)', 'EXECUTE')"):
+            for record in records:
+                await self.ensure_days(db, record["table_name"], range(today, today + days + 1))
 
     def forget(self, table: str) -> None:
         """Forget which days have a partition: another process may have dropped one."""
