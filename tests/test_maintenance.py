@@ -147,6 +147,7 @@ async def test_errors_are_logged_and_it_goes_on(config: DatabaseConfig, caplog: 
         await wait_until(lambda: is_gone(db))
 
 
+@pytest.mark.engines("plain")  # Citus keeps sessions of its own
 async def test_close_in_the_midst_leaves_no_task_and_no_session(config: DatabaseConfig) -> None:
     reader = await asyncpg.connect(**config.connect_kwargs())
 
