@@ -359,7 +359,7 @@ async def test_rollback_wants_a_destructive_yes_and_up_works_again(opened: Datab
     with pytest.raises(MigrationError, match="drops its tables with all rows: say destructive"):
         await rollback_migration("004")
     assert await tables(opened) == before
-    for number in ("004", "003", "002", "001"):
+    for number in ("005", "004", "003", "002", "001"):
         done = await rollback_migration(number, destructive=True)
         assert done["success"]
         assert done["tables_dropped"]
@@ -406,7 +406,7 @@ async def test_migrations_go_up_and_all_the_way_down_on_timescaledb() -> None:
                 assert await db.fetchval("SELECT count(*) FROM timescaledb_information.hypertables") == 6
                 with pytest.raises(MigrationError, match=r"failed: cannot drop .* depends? on "):
                     await rollback_migration("001", destructive=True)
-                for number in ("004", "003", "002", "001"):
+                for number in ("005", "004", "003", "002", "001"):
                     await rollback_migration(number, destructive=True)
                 assert await tables(db) == {"pgtick_migrations"}
     finally:
