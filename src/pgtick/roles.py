@@ -55,7 +55,8 @@ _PUBLIC_KEEPS = {"schema": frozenset({"USAGE"}), "database": frozenset({"CONNECT
 _SITUATION = """
 SELECT current_user::text AS me, n.nspname::text AS schema, current_database()::text AS database,
        u.rolsuper AS is_superuser, EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') AS has_timescale,
-       EXISTS (SELECT FROM pg_class k WHERE k.relname = 'pgtick_candles' AND k.relnamespace = n.oid) AS has_candles,
+       EXISTS (SELECT FROM pg_class k WHERE k.relname = 'pgtick_candles' AND k.relnamespace = n.oid
+           AND has_table_privilege(k.oid, 'SELECT')) AS has_candles,
        u.rolsuper OR coalesce((SELECT bool_or(pg_has_role(m.member, 'USAGE') AND m.admin_option) FROM pg_auth_members m
            WHERE m.roleid = 'pg_read_all_stats'::regrole), false)
            OR u.rolcreaterole AND current_setting('server_version_num')::int < 160000 AS may_grant_statistics
