@@ -231,6 +231,7 @@ async def _make_tables(
         if not loaded.transaction:
             break
         await loaded.up()
+        await record(db, loaded.migration, loaded.migration.content)
         n_applied += 1
         if before == await _described(db, has_hypertables=has_hypertables):
             n_alike = n_applied
