@@ -173,7 +173,7 @@ def test_migrate_and_the_module_are_one_program(empty: DatabaseConfig) -> None:
     for arguments in (
         ("status", "--dsn", dsn),
         ("preview", "--engine", "plain", "--server-version", "15"),
-        ("down", "004", "--dsn", dsn),
+        ("down", "777", "--dsn", dsn),
         ("status", "--dsn", dsn, "--folder", "/nonexistent"),
         ("sideways",),
         ("--help",),
