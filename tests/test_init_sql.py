@@ -133,9 +133,23 @@ LEDGER = "SELECT namespace, id, name, checksum FROM pgtick_migrations ORDER BY 1
 SERIES = "SELECT table_name, chunk_interval, retention, columnstore_after FROM pgtick_time_series ORDER BY 1"
 
 
-def test_file_is_what_the_migrations_say() -> None:
-    assert (DOCKER / "init-db.sql").read_text("utf-8") == rendered("--engine", "timescale"), (
-        "make it again: python -m pgtick.migrations preview --engine timescale > docker/init-db.sql"
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize(
+    ("path", "engine", "version"),
+    [
+        (DOCKER / "init-db.sql", "timescale", 18),
+        (GOLDEN / "preview-timescale-17.sql", "timescale", 17),
+        (GOLDEN / "preview-plain-18.sql", "plain", 18),
+        (GOLDEN / "preview-plain-15.sql", "plain", 15),
+        (GOLDEN / "preview-citus-18.sql", "citus", 18),
+    ],
+)
+def test_file_is_what_the_migrations_say(path: Path, engine: str, version: int) -> None:
+    arguments = ("--engine", engine, "--server-version", str(version))
+    assert path.read_text("utf-8") == rendered(*arguments), (
+        f"look at the difference, then: python -m pgtick.migrations preview {' '.join(arguments)} > {path.name}"
     )
 
 
