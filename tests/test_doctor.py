@@ -110,7 +110,7 @@ async def test_table_that_may_not_be_read_does_not_keep_the_others_from_it(
     assert len(report.series) == len(BUILT_IN_TABLES)
 
 
-@pytest.mark.plain  # on Citus the lock is waited for on the nodes, until the look's ten seconds are over
+@pytest.mark.engines("plain")  # on Citus the lock is waited for on the nodes, until the look's ten seconds are over
 async def test_locked_table_is_unseen_within_seconds(db: DatabaseManager, config: DatabaseConfig) -> None:
     holder = await asyncpg.connect(**config.connect_kwargs())
     try:

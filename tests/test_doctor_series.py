@@ -13,7 +13,7 @@ from pgtick.engines import get_engine, maintain
 from pgtick.engines.plain import PlainEngine
 from pgtick.tables import BUILT_IN_TABLES
 
-pytestmark = pytest.mark.plain
+pytestmark = pytest.mark.engines("plain")
 
 TABLE = "trade_snapshots"
 DAY = timedelta(days=1)
