@@ -53,6 +53,7 @@ def test_advised_interval_fits_memory_and_retention(rows_per_s: float, current: 
     assert found.advised == advised
     assert found.current == current
     assert ("set_chunk_time_interval" in found.reason) == (advised != current)
+    assert found.fits == ("as it should be" in found.reason)
 
 
 def test_days_of_plain_postgresql_that_exceed_memory_are_told() -> None:

@@ -149,6 +149,16 @@ async def test_unencrypted_connection_to_another_machine_is_found(db: DatabaseMa
     assert "sslmode=verify-full" in finding.do
 
 
+async def test_schema_that_is_not_the_declared_one_is_found(db: DatabaseManager) -> None:
+    assert await found(db, "schema") == []
+    await db.execute("ALTER TABLE symbols DROP COLUMN settle")
+    (finding,) = await found(db, "schema")
+    assert finding.severity == "action"
+    assert finding.what.startswith("symbols: column settle is missing")
+    await db.execute(finding.do)
+    assert await found(db, "schema") == []
+
+
 async def test_changed_migration_is_found(db: DatabaseManager) -> None:
     await db.execute("UPDATE pgtick_migrations SET checksum = 'x' WHERE id = '002'")
     finding = only(await examine(db), "migration pgtick/002_")

@@ -9,13 +9,15 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import asyncpg
+import msgspec
 import pytest
 from looked_at import only
 
 from pgtick.config import DatabaseConfig
-from pgtick.connection import connect, open_manager
+from pgtick.connection import connect, initialize_database, open_manager
 from pgtick.doctor import examine, queries
 from pgtick.embedded import start_embedded
+from pgtick.operations.symbols import resolve_symbol
 
 N_MAX, N_RESERVED = 16, 3
 SETTINGS = {
@@ -25,6 +27,7 @@ SETTINGS = {
     "autovacuum": "off",
     "fsync": "off",
     "max_prepared_transactions": 1,
+    "shared_buffers": "'2MB'",
 }
 # A subtransaction that writes takes a transaction id.
 BURN = """
@@ -79,6 +82,26 @@ async def test_connections_near_the_limit_are_a_warning_and_at_the_limit_to_act_
         assert (report.connections.n_max, report.connections.n_reserved) == (N_MAX, N_RESERVED)
         await occupy(2)
         assert only(await examine(db), "connections").severity == "action"
+
+
+async def test_day_that_is_larger_than_the_memory_is_advised_on(small: DatabaseConfig) -> None:
+    await _execute(small, "CREATE DATABASE advised")
+    db = await initialize_database(msgspec.structs.replace(small, database="advised"))
+    try:
+        await resolve_symbol("A_SPOT", "B", "U")
+        rows = (
+            "INSERT INTO trade_snapshots (timestamp, symbol_id, price, quantity, side, trade_id) "
+            "SELECT date_trunc('day', now(), 'UTC') + n * interval '1 microsecond', 1, 1, 1, 'buy', n::text "
+            "FROM generate_series({}) n"
+        )
+        await db.execute(rows.format("1, 100"))
+        assert not any("shared_buffers" in finding.do for finding in (await examine(db)).findings)
+        await db.execute(rows.format("101, 60000"))
+        finding = next(f for f in (await examine(db)).findings if "shared_buffers" in f.what)
+        assert (finding.severity, finding.subject) == ("warning", "trade_snapshots")
+        assert finding.do.startswith("raise shared_buffers")
+    finally:
+        await db.close()
 
 
 async def test_old_transaction_ids_are_found(small: DatabaseConfig) -> None:

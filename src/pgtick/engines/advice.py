@@ -56,7 +56,8 @@ class IntervalAdvice(msgspec.Struct, frozen=True, kw_only=True):
     bytes_per_row: float  # with its part of the indexes
     current: timedelta
     advised: timedelta
-    reason: str
+    fits: bool
+    reason: str  # what is; where it does not fit, after the last ": " what to do
 
 
 async def advise_intervals(db: DatabaseManager) -> list[IntervalAdvice]:
@@ -93,7 +94,7 @@ def _advise(
     size = bytes_per_s * current.total_seconds()
     longest = min(share / bytes_per_s, info.retention.total_seconds() * _MAX_PART_OF_RETENTION)
     fitting = max((step for step in _STEPS if step.total_seconds() <= longest), default=_STEPS[0])
-    advised = current
+    advised, fits = current, False
     told = f"{current} of rows take {_megabytes(size)}, the table's share of shared_buffers is {_megabytes(share)}"
     if size > share and is_fixed:
         reason = f"{told}: raise shared_buffers, or move to TimescaleDB, whose chunks may be shorter than a day"
@@ -109,6 +110,7 @@ def _advise(
             f"SELECT set_chunk_time_interval('{info.table}', interval '{_sql(advised)}')"
         )
     else:
+        fits = True
         reason = f"{told}: as it should be"
     return IntervalAdvice(
         table=info.table,
@@ -116,6 +118,7 @@ def _advise(
         bytes_per_row=bytes_per_row,
         current=current,
         advised=advised,
+        fits=fits,
         reason=reason,
     )
 
