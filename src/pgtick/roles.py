@@ -26,7 +26,9 @@ _STATISTICS = "pg_read_all_stats"
 # Who runs this may be a superuser, and in pgtick's schema anybody may have been allowed to create objects: so
 # nothing but its place is looked up there.
 _PLACE = "SELECT pg_catalog.to_regclass('pgtick_time_series')::pg_catalog.oid"
+# The setting of Citus, which is nothing elsewhere: statements on series and lookup tables in one transaction.
 _SETTINGS = """
+SET LOCAL citus.multi_shard_modify_mode = 'sequential';
 SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL lock_timeout = '5s';
 SELECT pg_advisory_xact_lock(hashtext('pgtick roles'))
 """
