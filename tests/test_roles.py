@@ -89,7 +89,9 @@ async def test_owner_owns_everything_of_pgtick_and_nothing_else(bare: Roles) -> 
     await set_up_roles(bare.admin, prefix=bare.prefix)
     query = (
         "SELECT DISTINCT pg_get_userbyid(relowner) = $1 FROM pg_class WHERE relkind <> 'i' AND relkind <> 'I' "
-        "AND relnamespace = 'public'::regnamespace AND relname {0} 'theirs' UNION ALL "
+        "AND relnamespace = 'public'::regnamespace AND relname {0} 'theirs' AND NOT EXISTS "
+        "(SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e') "
+        "UNION ALL "
         "SELECT DISTINCT pg_get_userbyid(proowner) = $1 FROM pg_proc "
         "WHERE pronamespace = 'public'::regnamespace AND proname {0} 'theirs' AND NOT EXISTS "
         "(SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass AND objid = pg_proc.oid AND deptype = 'e')"
@@ -102,6 +104,7 @@ async def test_owner_owns_everything_of_pgtick_and_nothing_else(bare: Roles) -> 
 async def test_what_was_granted_beyond_is_revoked_and_what_is_missing_granted(roles: Roles) -> None:
     writer, reader, monitor = (roles.name(kind) for kind in KINDS[1:])
     await roles.admin.execute(
+        "SET LOCAL citus.multi_shard_modify_mode = 'sequential';"
         f"GRANT DELETE ON trade_snapshots TO {writer}; GRANT SELECT ON trade_snapshots TO {monitor};"
         f"GRANT SELECT (price) ON trade_snapshots TO {monitor}; GRANT UPDATE (price) ON trade_snapshots TO PUBLIC;"
         "GRANT CREATE ON SCHEMA public TO PUBLIC; GRANT EXECUTE ON ROUTINE pgtick_drop_partition TO PUBLIC;"
