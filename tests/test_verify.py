@@ -211,14 +211,18 @@ async def test_verify_holds_up_nobody(db: DatabaseManager, monkeypatch: pytest.M
     verifying = asyncio.create_task(verify_schema(db))
     async with asyncio.timeout(20):
         await entered.wait()
-    async with db.transaction():  # rows, a symbol, a day's partition, DDL: while the scratch schema is open
-        await db.execute("SET LOCAL lock_timeout = '200ms'")
-        await db.execute(
-            "INSERT INTO trade_snapshots (timestamp, symbol_id, price, quantity, side, trade_id) "
-            "SELECT now(), id, 1, 1, 'buy', 'u' FROM symbols; UPDATE symbols SET price_tick = 1;"
-            "ALTER TABLE symbols ADD COLUMN firm text; ALTER TABLE symbols DROP COLUMN firm;"
-            "ALTER TABLE trade_snapshots ADD COLUMN firm text; ALTER TABLE trade_snapshots DROP COLUMN firm"
-        )
+    for statement in (  # rows, a symbol, DDL: while the scratch schema is open
+        "INSERT INTO trade_snapshots (timestamp, symbol_id, price, quantity, side, trade_id) "
+        "SELECT now(), id, 1, 1, 'buy', 'u' FROM symbols",
+        "UPDATE symbols SET price_tick = 1",
+        "ALTER TABLE symbols ADD COLUMN firm text",
+        "ALTER TABLE symbols DROP COLUMN firm",
+        "ALTER TABLE trade_snapshots ADD COLUMN firm text",
+        "ALTER TABLE trade_snapshots DROP COLUMN firm",
+    ):
+        async with db.transaction():
+            await db.execute("SET LOCAL lock_timeout = '200ms'")
+            await db.execute(statement)
     go_on.set()
     assert await verifying == []
 

@@ -241,7 +241,8 @@ class _Listener:
         if not changed:
             await self._connection.execute("SELECT 1")
         elif all(_is_id(payload) for payload in changed):
-            await _fetch(self._db, "WHERE s.id = ANY($1::int[])", [int(payload) for payload in changed])
+            # asyncpg knows text[], but asks on every new connection what an int[] is, which takes seconds on Citus.
+            await _fetch(self._db, "WHERE s.id = ANY($1::text[]::int[])", list(changed))
         else:
             await refresh_cache(self._db)
 

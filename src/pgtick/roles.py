@@ -26,7 +26,9 @@ _STATISTICS = "pg_read_all_stats"
 # Who runs this may be a superuser, and in pgtick's schema anybody may have been allowed to create objects: so
 # nothing but its place is looked up there.
 _PLACE = "SELECT pg_catalog.to_regclass('pgtick_time_series')::pg_catalog.oid"
+# The setting of Citus, which is nothing elsewhere: statements on series and lookup tables in one transaction.
 _SETTINGS = """
+SET LOCAL citus.multi_shard_modify_mode = 'sequential';
 SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL lock_timeout = '5s';
 SELECT pg_advisory_xact_lock(hashtext('pgtick roles'))
 """
@@ -69,7 +71,7 @@ SELECT rolname::text AS name, rolcanlogin AS may_log_in,
        pg_has_role(current_user, oid, 'USAGE') AND pg_has_role(current_user, oid, $2) AS is_mine,
        EXISTS (SELECT FROM pg_auth_members m WHERE m.roleid = 'pg_read_all_stats'::regrole AND m.member = r.oid)
            AS sees_statistics
-FROM pg_roles r WHERE rolname = ANY ($1)
+FROM pg_roles r WHERE rolname = ANY ($1::text[])
 """
 # A row for each privilege of one of the roles ($1) or of everybody on one of pgtick's objects; $1[1] is the owner.
 _OBJECTS = """
@@ -94,7 +96,7 @@ WITH home AS (
     JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition
     UNION ALL
     SELECT c.oid, '{{}}', 'candles' FROM pg_class c JOIN home ON home.oid = c.relnamespace
-    WHERE c.relkind IN ('v', 'm') AND c.relname = ANY ($3)
+    WHERE c.relkind IN ('v', 'm') AND c.relname = ANY ($3::text[])
 ), objects AS (
     SELECT 'TABLE' AS kind, r.class, format('%I.%I', n.nspname, c.relname) AS name, c.relowner AS owner,
            coalesce(c.relacl, acldefault('r', c.relowner)) AS acl, r.columns, r.oid AS table_oid
@@ -132,7 +134,7 @@ SELECT o.kind, o.class, o.name, o.columns, pg_get_userbyid(o.owner)::text AS own
        coalesce(pg_has_role(o.owner, 'USAGE'), true) AS is_mine, p.privilege, r.rolname::text AS grantee
 FROM objects o LEFT JOIN (
     privileges p LEFT JOIN pg_roles r ON r.oid = p.grantee
-) ON p.kind = o.kind AND p.name = o.name AND (p.grantee = 0 OR r.rolname = ANY ($1))
+) ON p.kind = o.kind AND p.name = o.name AND (p.grantee = 0 OR r.rolname = ANY ($1::text[]))
 ORDER BY o.kind, o.name, p.privilege
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -113,6 +113,10 @@ class CitusEngine(PlainEngine):
         async with db.transaction():
             await db.execute(_SEQUENTIAL)
             return await super()._make_partition(db, table, start)
+
+    def since(self, window: timedelta, n: int) -> tuple[str, tuple[datetime, ...]]:
+        """Return a parameter: another node plans for each call, and leaves nothing out by now() but by a value."""
+        return f"${n}", (datetime.now(UTC) - window,)
 
     def sorted_error(self, error: asyncpg.PostgresError) -> asyncpg.PostgresError:
         """Return what a refused COPY means; see the function of this name."""

@@ -29,6 +29,8 @@ __all__ = [
 ]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# asyncpg knows text[], but asks on every new connection what an int[] is, which takes seconds on Citus.
+_OF_SYMBOLS = "symbol_id = ANY($1::text[]::int[])"
 
 
 class MidCandle(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,8 +74,8 @@ async def get_mid_candles_by_symbols(
     symbol_ids: Iterable[int], start: datetime, end: datetime, width: timedelta, *, decimals: bool = False
 ) -> list[MidCandle]:
     """Return get_mid_candles() of several symbols, by symbol_id and timestamp."""
-    ids = list(symbol_ids)
-    return await _candles(MID_CANDLES, MidCandle, "symbol_id = ANY($1::int[])", ids, start, end, width, decimals)
+    ids = list(map(str, symbol_ids))
+    return await _candles(MID_CANDLES, MidCandle, _OF_SYMBOLS, ids, start, end, width, decimals)
 
 
 async def get_trade_candles(
@@ -92,8 +94,8 @@ async def get_trade_candles_by_symbols(
     symbol_ids: Iterable[int], start: datetime, end: datetime, width: timedelta, *, decimals: bool = False
 ) -> list[TradeCandle]:
     """Return get_trade_candles() of several symbols, by symbol_id and timestamp."""
-    ids = list(symbol_ids)
-    return await _candles(TRADE_CANDLES, TradeCandle, "symbol_id = ANY($1::int[])", ids, start, end, width, decimals)
+    ids = list(map(str, symbol_ids))
+    return await _candles(TRADE_CANDLES, TradeCandle, _OF_SYMBOLS, ids, start, end, width, decimals)
 
 
 async def _candles(

@@ -126,11 +126,11 @@ async def get_latest(table: Table, *ids: object, decimals: bool = False) -> Any 
     head = f"SELECT {_select_list(table)} FROM {quote_identifier(table.name)} WHERE {condition}"
     time = quote_identifier(table.time_column)
     db = get_db_manager()
+    engine = await get_engine(db)
     for window in LATEST_WINDOWS:
-        # The server's now() and not a parameter: from the sixth time on a session plans without the parameters'
-        # values, and TimescaleDB then leaves old chunks out by now() alone (0.1 ms instead of 6, bench_planning).
-        bound = f"now() - interval '{window.total_seconds():.0f} seconds'"
-        record = await db.fetchrow(f"{head} AND {time} > {bound} ORDER BY {order} LIMIT 1", *ids, resets=False)
+        bound, args = engine.since(window, len(ids) + 1)
+        query = f"{head} AND {time} > {bound} ORDER BY {order} LIMIT 1"
+        record = await db.fetchrow(query, *ids, *args, resets=False)
         if record is not None:
             return _to_model(table, record, decimals)
     record = await db.fetchrow(f"{head} ORDER BY {order} LIMIT 1", *ids, resets=False)

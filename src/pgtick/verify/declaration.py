@@ -198,7 +198,9 @@ async def _make(db: DatabaseManager, place: Place, applied: set[tuple[str, str]]
 
 def _named(text: str, scratch: str, place: Place) -> str:
     """Return the text with the live schema's name for the scratch schema's."""
-    return text.replace(quote_identifier(scratch), place.quoted).replace(scratch, place.schema)
+    literal = "'{}'".format(place.schema.replace("'", "''"))
+    text = text.replace(quote_identifier(scratch), place.quoted).replace(f"'{scratch}'", literal)
+    return text.replace(scratch, place.schema)
 
 
 async def _enter(db: DatabaseManager, place: Place, scratch: str) -> None:
