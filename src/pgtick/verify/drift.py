@@ -56,7 +56,8 @@ class Drift(msgspec.Struct, frozen=True, order=True):
             "hypertable": "stop ingest and make it one again: create_hypertable(…, migrate_data => true)",
             "chunk interval": f"SELECT set_chunk_time_interval('{self.table}', INTERVAL '{self.declared}');",
             "policy": "pgtick maintain puts it right; if it is paused, alter_job(job_id, scheduled => true)",
-            "columnstore": "pgtick maintain enables it where it is missing; if it differs, set it as declared",
+            "columnstore": "if it is off, set columnstore_after in pgtick_time_series and run pgtick maintain; "
+            f"else ALTER TABLE {self.table} SET (timescaledb.segmentby = …, timescaledb.orderby = …)",
             "partition": f"ALTER TABLE {self.table} ATTACH PARTITION {self.name} …, or drop it",
             "distribution": "distribute it as declared (docs/citus.md)",
         }
