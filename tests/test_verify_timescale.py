@@ -3,52 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
-from collections.abc import AsyncIterator
 from typing import Any
 
-import asyncpg
-import msgspec
 import pytest
 
-from pgtick.config import DatabaseConfig
-from pgtick.connection import DatabaseManager, initialize_database
+from pgtick.connection import DatabaseManager
 from pgtick.engines import maintain
 from pgtick.verify import Drift, declaration, verify_schema
 from pgtick.verify.catalog import read_items
 
-DSN = os.environ.get("PGTICK_TEST_TIMESCALE_DSN")
-pytestmark = pytest.mark.skipif(not DSN, reason="no TimescaleDB: PGTICK_TEST_TIMESCALE_DSN is not set")
+pytestmark = pytest.mark.engines("timescale")
 
 T = "trade_snapshots"
 F = "funding_rate_snapshots"  # no candles are made of it
-_numbers = itertools.count()
 
 
 @pytest.fixture
-async def db() -> AsyncIterator[DatabaseManager]:
-    """A started manager on a database of its own, with exchange 1, symbol 1 and a trade."""
-    assert DSN is not None
-    server = DatabaseConfig.from_dsn(DSN)
-    config = msgspec.structs.replace(server, database=f"pgtick_test_{os.getpid()}_verify{next(_numbers)}")
-    connection = await asyncpg.connect(**server.connect_kwargs())
-    await connection.execute(f"CREATE DATABASE {config.database}")
-    try:
-        own = await asyncpg.connect(**config.connect_kwargs())
-        await own.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
-        await own.close()
-        manager = await initialize_database(config)
-        await manager.execute(
-            "INSERT INTO exchanges (enum_value, exchange_name, market_type) VALUES ('A_SPOT', 'A', 'SPOT');"
-            "INSERT INTO symbols (exchange_id, symbol_base, symbol_quote, exchange_symbol) VALUES (1, 'B', 'C', 'BC')"
-        )
-        await manager.execute(_TRADE, "first")
-        yield manager
-        await manager.close()
-    finally:
-        await connection.execute(f"DROP DATABASE {config.database} WITH (FORCE)")
-        await connection.close()
+async def db(db: DatabaseManager) -> DatabaseManager:
+    """The manager, with exchange 1, symbol 1 and a trade."""
+    await db.execute(
+        "INSERT INTO exchanges (enum_value, exchange_name, market_type) VALUES ('A_SPOT', 'A', 'SPOT');"
+        "INSERT INTO symbols (exchange_id, symbol_base, symbol_quote, exchange_symbol) VALUES (1, 'B', 'C', 'BC')"
+    )
+    await db.execute(_TRADE, "first")
+    return db
 
 
 _TRADE = (
@@ -173,7 +151,7 @@ OF_POLICIES = {
     ),
     "candle view not in real time": (
         "ALTER MATERIALIZED VIEW trade_candles_1s SET (timescaledb.materialized_only = true)",
-        ("trade_candles_1s", "continuous aggregate", "trade_candles_1s", "changed"),
+        ("trade_candles_1s", "definition", "trade_candles_1s", "changed"),
     ),
     "refresh policy removed": (
         "SELECT remove_continuous_aggregate_policy('trade_candles_1m')",

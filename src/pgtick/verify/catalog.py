@@ -127,8 +127,7 @@ SELECT relname::text, 'columnstore', relname::text, format('by %s, in the order 
 FROM timescaledb_information.hypertable_compression_settings JOIN pg_class ON oid = hypertable
 WHERE relnamespace = quote_ident($1)::regnamespace AND relname = ANY ({_LIST_2}) AND orderby IS NOT NULL
 UNION ALL
-SELECT view_name::text, 'continuous aggregate', view_name::text,
-    view_definition || CASE WHEN materialized_only THEN ' materialized only' ELSE ' in real time' END
+SELECT view_name::text, 'continuous aggregate', view_name::text, view_definition
 FROM timescaledb_information.continuous_aggregates WHERE view_schema = $1 AND view_name = ANY ({_LIST_2})
 """
 # Ids of co-location groups are this database's own: a group goes by the first of its tables.
