@@ -122,7 +122,8 @@ class PlainEngine(Engine):
             "WHERE to_regclass(quote_ident(table_name)) IS NOT NULL ORDER BY table_name"
         )
         # A reader's start must not depend on whether the writer's service has been at it.
-        if await db.fetchval("SELECT has_function_privilege('pgtick_make_partition(text, date)', 'EXECUTE')"):
+        function = "to_regprocedure('pgtick_make_partition(text, date)')"
+        if await db.fetchval(f"SELECT has_function_privilege({function}, 'EXECUTE')"):
             for record in records:
                 await self.ensure_days(db, record["table_name"], range(today, today + days + 1))
 

@@ -20,6 +20,7 @@ import msgspec
 
 from pgtick.config import DatabaseConfig, HftConfig
 from pgtick.connection import DatabaseManager, open_manager, use_manager
+from pgtick.engines import get_engine
 from pgtick.errors import PgtickError
 from pgtick.migrator.apply import get_available_migrations, rollback_migration, run_pending_migrations
 from pgtick.migrator.baseline import baseline
@@ -55,8 +56,10 @@ class Command(msgspec.Struct, frozen=True):
 
 async def _up(db: DatabaseManager, arguments: Arguments) -> Answer:
     applied = await run_pending_migrations(db, to=arguments.to)
-    # Whoever migrates may make the declaration: it is stored for the roles that may not.
-    drifts = await verify_schema(db) if applied else []
+    drifts: list[Drift] = []
+    if applied:  # whoever migrates may do what others may not: make what rows need, store what is declared
+        await (await get_engine(db)).make_ahead(db)
+        drifts = await verify_schema(db)
     lines = [*(f"applied {label}" for label in applied), *map(_drift, drifts)]
     return Answer(applied, "\n".join(lines) or "nothing is pending", TO_SEE_TO if drifts else 0)
 
