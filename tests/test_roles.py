@@ -129,6 +129,12 @@ async def test_what_was_granted_beyond_is_revoked_and_what_is_missing_granted(ro
     assert await set_up_roles(roles.admin, prefix=roles.prefix) == []
 
 
+@pytest.mark.engines("plain", "citus")
+async def test_owner_may_log_in_only_where_nodes_are_reached_as_it(roles: Roles) -> None:
+    may = await roles.admin.fetchval("SELECT rolcanlogin FROM pg_roles WHERE rolname = $1", f"{roles.prefix}_owner")
+    assert may == ((await get_engine(roles.admin)).name == "citus")
+
+
 @pytest.mark.parametrize("attribute", ["LOGIN", "CREATEROLE"])
 async def test_role_of_the_name_that_is_more_than_a_group_is_refused(bare: Roles, attribute: str) -> None:
     await bare.admin.execute(f"CREATE ROLE {bare.name('reader')} {attribute}")
