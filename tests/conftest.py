@@ -125,8 +125,7 @@ def template(server: DatabaseConfig, server_kind: str) -> Iterator[str]:
         db = await open_manager(_named(server, name))
         try:
             await run_pending_migrations(db)
-            if server_kind == "citus":  # a second, which every test's start would need anew
-                await (await get_engine(db)).make_ahead(db)
+            await (await get_engine(db)).make_ahead(db)  # which every test's start would need anew
             assert await verify_schema(db) == []  # stored, so that the clones need not make it at their start
         finally:
             await db.close()

@@ -22,6 +22,7 @@ from pgtick.migrator.baseline import BaselineReport, TableReport, baseline
 from pgtick.models import BookTickerSnapshot
 from pgtick.operations.generic import get_history, get_latest, insert_batch
 from pgtick.tables import BOOK_TICKERS, TRADES
+from pgtick.verify import verify_schema
 
 #: Not by name: a package may offer the function under the name of its module.
 baseline_module = importlib.import_module("pgtick.migrator.baseline")
@@ -289,3 +290,28 @@ async def test_pgtick_s_own_tables_that_have_drifted_are_made_again(config: Data
         assert of_table(report, "trade_snapshots").n_moved == 1
     finally:
         await db.close()
+
+
+@pytest.mark.engines("timescale")
+async def test_old_candles_are_kept_beside_the_new_aggregates(db: DatabaseManager) -> None:
+    if not await db.fetchval("SELECT count(*) FROM pgtick_candles"):
+        pytest.skip("the server given has the licence apache: no aggregates")
+    await db.execute(
+        "INSERT INTO exchanges (enum_value, exchange_name, market_type) VALUES ('A_SPOT', 'A', 'SPOT');"
+        "INSERT INTO symbols (exchange_id, symbol_base, symbol_quote, exchange_symbol) VALUES (1, 'B', 'C', 'BC');"
+        "INSERT INTO trade_snapshots (timestamp, symbol_id, price, quantity, side, trade_id) "
+        "VALUES (now() - interval '2 days', 1, 0.5, 0, 'buy', '7')"
+    )
+    await db.execute("CALL refresh_continuous_aggregate('trade_candles_1s', NULL, NULL)")
+    await db.execute("DELETE FROM trade_snapshots; DROP INDEX uq_symbols_active; DROP TABLE pgtick_migrations")
+    report = await baseline(db)
+    assert report.action == "adopted"
+    assert any("older candles are in pgtick_before.trade_candles_1s" in line for line in report.advice)
+    assert await db.fetchval("SELECT count(*) FROM pgtick_before.trade_candles_1s") == 1
+    assert await db.fetchval("SELECT count(*) FROM trade_candles_1s") == 0
+    assert not await db.fetchval(
+        "SELECT count(*) FROM timescaledb_information.jobs WHERE hypertable_schema = 'pgtick_before' "
+        "AND proc_name IN ('policy_retention', 'policy_refresh_continuous_aggregate')"
+    )
+    await db.execute("DROP SCHEMA pgtick_before CASCADE")
+    assert await verify_schema(db) == []

@@ -138,18 +138,22 @@ def test_replay_without_the_instruments_names_the_missing_file(tmp_path: Path) -
 
 def test_migrate_goes_up_says_its_status_and_down_wants_a_destructive_yes(empty: DatabaseConfig) -> None:
     dsn = ("--dsn", empty.to_dsn(with_password=True))
-    before = json.loads(run("migrate", "status", *dsn).output)
+    pending = run("migrate", "status", "--json", *dsn)
+    before = json.loads(pending.output)
     assert [migration["applied_at"] for migration in before] == [None] * len(before)
+    assert pending.exit_code == 3
     assert run("migrate", *dsn).exit_code == 0
-    after = json.loads(run("migrate", "status", *dsn).output)
-    assert all(migration["applied_at"] for migration in after)
+    applied = run("migrate", "status", "--json", *dsn)
+    assert all(migration["applied_at"] for migration in json.loads(applied.output))
+    assert applied.exit_code == 0
     assert run("migrate", "down", *dsn).exit_code == 2
-    refused = run("migrate", "down", "004", *dsn)
+    last = before[-1]["id"]
+    fetchval(empty, "INSERT INTO exchanges (enum_value, exchange_name, market_type) VALUES ('A_SPOT', 'A', 'SPOT')")
+    refused = run("migrate", "down", "001", *dsn)
     assert refused.exit_code == 1
-    assert "destructive" in refused.output
-    assert fetchval(empty, "SELECT to_regclass('order_flow_metrics') IS NOT NULL")
-    assert run("migrate", "down", "004", "--destructive", *dsn).exit_code == 0
-    assert fetchval(empty, "SELECT to_regclass('order_flow_metrics') IS NULL")
+    assert "exchanges" in refused.output
+    assert run("migrate", "down", last, *dsn).exit_code == 0  # no row goes with functions
+    assert fetchval(empty, "SELECT to_regproc('pgtick_make_partition') IS NULL")
 
 
 @pytest.mark.engines("plain", "citus")

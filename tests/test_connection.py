@@ -558,10 +558,10 @@ async def test_session_is_reset_unless_the_statement_says_it_changed_nothing(con
     try:
         change, show = "SELECT set_config('application_name', $1, false)", "SHOW application_name"
         assert await db.fetchval(change, "changed") == "changed"
-        assert await db.fetchval(show) == ""
+        assert await db.fetchval(show) == "pgtick"
         await db.fetchval(change, "kept", resets=False)
         assert await db.fetchval(show) == "kept"
-        assert await db.fetchval(show) == ""
+        assert await db.fetchval(show) == "pgtick"
         with pytest.raises(asyncpg.DivisionByZeroError):
             await db.fetchrow("SELECT 1 / 0", resets=False)
         assert await db.fetchval("SELECT 1") == 1

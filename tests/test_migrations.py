@@ -397,8 +397,8 @@ async def test_migrations_go_up_and_all_the_way_down_on_timescaledb() -> None:
                 assert await db.fetchval("SELECT count(*) FROM timescaledb_information.hypertables") == 6
                 with pytest.raises(MigrationError, match=r"failed: cannot drop .* depends? on "):
                     await rollback_migration("001", destructive=True)
-                for number in ("005", "004", "003", "002", "001"):
-                    await rollback_migration(number, destructive=True)
+                for label in reversed(BUILT_IN):
+                    await rollback_migration(label, destructive=True)
                 assert await tables(db) == {"pgtick_migrations"}
     finally:
         await db.close()

@@ -179,7 +179,7 @@ async def test_interrupted_concurrent_index_is_dropped_and_made_again(opened: Da
     assert (await find_unfinished())[0]["advice"].startswith("the index log_n is not there: repair mine/001 --again")
     place = ("--dsn", opened.config.to_dsn(with_password=True), "--folder", str(mine))
     assert command("repair", "mine/001", "--again", *place).returncode == 0
-    assert command("up", *place).stdout == "applied mine/001_a\n"
+    assert command("up", *place).stdout.startswith("applied mine/001_a\n")  # of a table that no migration makes
     assert (command("repair", *place).returncode, command("repair", *place).stdout) == (0, "nothing to repair\n")
 
 

@@ -24,14 +24,6 @@ from pgtick.writer.flush import STRAIGHT_ROWS
 TIMESCALE_DSN = os.environ.get("PGTICK_TEST_TIMESCALE_DSN")
 LATE = datetime(2021, 4, 22, 12, tzinfo=UTC)
 
-_CANDLES = """
-CREATE TABLE IF NOT EXISTS pgtick_candles (candle_view text);
-CREATE MATERIALIZED VIEW spare_candles WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS
-    SELECT symbol_id, time_bucket('1 minute', timestamp) AS minute, max(ask_price) AS high
-    FROM book_ticker_snapshots GROUP BY 1, 2 WITH NO DATA;
-INSERT INTO pgtick_candles (candle_view) VALUES ('spare_candles');
-"""
-
 
 @pytest.mark.skipif(not TIMESCALE_DSN, reason="no TimescaleDB: PGTICK_TEST_TIMESCALE_DSN is not set")
 async def test_roles_on_timescaledb() -> None:
@@ -47,7 +39,6 @@ async def test_roles_on_timescaledb() -> None:
             if await roles.admin.fetchval("SHOW timescaledb.license") != "timescale":
                 pytest.skip("the server given has neither policies nor aggregates")
             await run_pending_migrations(roles.admin)
-            await roles.admin.execute(_CANDLES)
             await set_up_roles(roles.admin, prefix=roles.prefix)
             assert await set_up_roles(roles.admin, prefix=roles.prefix) == []
             await _work_on_timescale(roles)
@@ -74,7 +65,7 @@ async def _work_on_timescale(roles: Roles) -> None:
         assert await monitor.fetchval("SELECT max(timestamp) FROM book_ticker_snapshots") is not None
     async with roles.opened("reader") as reader:
         assert await reader.fetchval("SELECT count(bid_price) FROM book_ticker_snapshots") == STRAIGHT_ROWS + 1
-        assert await reader.fetchval("SELECT count(*) FROM spare_candles") == 2
+        assert await reader.fetchval("SELECT count(*) FROM mid_candles_1m") == 2
     await _run_retention(roles.admin)
 
 

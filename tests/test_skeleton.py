@@ -37,7 +37,7 @@ UNION ALL
 SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = $1::regclass AND contype <> 'n'
 UNION ALL
 SELECT format('%s %s %s', tgtype, tgfoid::regproc, encode(tgargs, 'escape')) FROM pg_trigger
-WHERE tgrelid = $1::regclass AND NOT tgisinternal
+WHERE tgrelid = $1::regclass AND NOT tgisinternal AND tgname <> 'touch_late_rows' -- those of candles
 ORDER BY 1
 """
 

@@ -12,8 +12,10 @@ import pytest
 
 from pgtick.config import DatabaseConfig
 from pgtick.connection import DatabaseManager, initialize_database, open_manager
-from pgtick.engines import get_engine
 from pgtick.verify import Drift, verify_schema
+
+# Others have no partitions; for TimescaleDB see tests/test_verify_timescale.py.
+pytestmark = pytest.mark.engines("plain")
 
 S, T = "symbols", "trade_snapshots"
 PRICE = "trade_snapshots_price_check"
@@ -213,8 +215,6 @@ class _RollBackError(Exception):
 
 
 async def partition(db: DatabaseManager) -> str:
-    if (await get_engine(db)).name != "plain":
-        pytest.skip("the server given has other tables: tests/test_verify_timescale.py")
     return str(
         await db.fetchval(f"SELECT min(inhrelid::regclass::text) FROM pg_inherits WHERE inhparent = '{T}'::regclass")
     )
@@ -265,7 +265,6 @@ REPAIRED = [
 
 @pytest.mark.parametrize("name", REPAIRED)
 async def test_advice_in_sql_repairs_the_drift(db: DatabaseManager, name: str) -> None:
-    await partition(db)
     await db.execute(PLANTED[name][0])
     (drift,) = await verify_schema(db)
     assert drift.advice.endswith(";")

@@ -3,51 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
-from collections.abc import AsyncIterator
 from typing import Any
 
-import asyncpg
-import msgspec
 import pytest
 
-from pgtick.config import DatabaseConfig
-from pgtick.connection import DatabaseManager, initialize_database
+from pgtick.connection import DatabaseManager
 from pgtick.engines import maintain
 from pgtick.verify import Drift, declaration, verify_schema
 from pgtick.verify.catalog import read_items
 
-DSN = os.environ.get("PGTICK_TEST_TIMESCALE_DSN")
-pytestmark = pytest.mark.skipif(not DSN, reason="no TimescaleDB: PGTICK_TEST_TIMESCALE_DSN is not set")
+pytestmark = pytest.mark.engines("timescale")
 
 T = "trade_snapshots"
-_numbers = itertools.count()
+F = "funding_rate_snapshots"  # no candles are made of it
 
 
 @pytest.fixture
-async def db() -> AsyncIterator[DatabaseManager]:
-    """A started manager on a database of its own, with exchange 1, symbol 1 and a trade."""
-    assert DSN is not None
-    server = DatabaseConfig.from_dsn(DSN)
-    config = msgspec.structs.replace(server, database=f"pgtick_test_{os.getpid()}_verify{next(_numbers)}")
-    connection = await asyncpg.connect(**server.connect_kwargs())
-    await connection.execute(f"CREATE DATABASE {config.database}")
-    try:
-        own = await asyncpg.connect(**config.connect_kwargs())
-        await own.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
-        await own.close()
-        manager = await initialize_database(config)
-        await manager.execute(
-            "INSERT INTO exchanges (enum_value, exchange_name, market_type) VALUES ('A_SPOT', 'A', 'SPOT');"
-            "INSERT INTO symbols (exchange_id, symbol_base, symbol_quote, exchange_symbol) VALUES (1, 'B', 'C', 'BC')"
-        )
-        await manager.execute(_TRADE, "first")
-        yield manager
-        await manager.close()
-    finally:
-        await connection.execute(f"DROP DATABASE {config.database} WITH (FORCE)")
-        await connection.close()
+async def db(db: DatabaseManager) -> DatabaseManager:
+    """The manager, with exchange 1, symbol 1 and a trade."""
+    await db.execute(
+        "INSERT INTO exchanges (enum_value, exchange_name, market_type) VALUES ('A_SPOT', 'A', 'SPOT');"
+        "INSERT INTO symbols (exchange_id, symbol_base, symbol_quote, exchange_symbol) VALUES (1, 'B', 'C', 'BC')"
+    )
+    await db.execute(_TRADE, "first")
+    return db
 
 
 _TRADE = (
@@ -81,9 +60,33 @@ async def test_fresh_database_has_no_drift_and_nothing_is_left_behind(db: Databa
     assert await db.fetchrow(_LEFT) == before
 
 
-async def test_changed_settings_are_the_user_s(db: DatabaseManager) -> None:
-    await db.execute(f"UPDATE pgtick_time_series SET retention = '120:00:00' WHERE table_name = '{T}'")
+CHANGED_BY_THE_USER = {
+    "retention": f"UPDATE pgtick_time_series SET retention = '120:00:00' WHERE table_name = '{T}'",
+    "retention too short to refresh": f"UPDATE pgtick_time_series SET retention = '1 min' WHERE table_name = '{T}'",
+    "columnstore later": f"UPDATE pgtick_time_series SET columnstore_after = '36:00:00' WHERE table_name = '{T}'",
+    "columnstore never": f"UPDATE pgtick_time_series SET columnstore_after = NULL WHERE table_name = '{T}'",
+    "candles kept longer": "UPDATE pgtick_candles SET retention = '500:00:00' WHERE candle_view = 'trade_candles_1s'",
+    "candles kept for ever": "UPDATE pgtick_candles SET retention = NULL WHERE candle_view = 'trade_candles_1m'",
+    "candles not for ever": "UPDATE pgtick_candles SET retention = '9 years' WHERE candle_view = 'trade_candles_1h'",
+}
+
+
+@pytest.mark.parametrize("name", CHANGED_BY_THE_USER)
+async def test_changed_settings_are_the_user_s(db: DatabaseManager, name: str) -> None:
+    await db.execute(CHANGED_BY_THE_USER[name])
     await maintain(db)
+    assert await verify_schema(db) == []
+
+
+async def test_lengthened_reach_of_a_refresh_is_no_drift_while_it_grows(db: DatabaseManager, community: None) -> None:
+    await db.execute(CHANGED_BY_THE_USER["retention too short to refresh"])
+    await maintain(db)
+    await db.execute(f"UPDATE pgtick_time_series SET retention = '7 days' WHERE table_name = '{T}'")
+    await maintain(db)
+    reach = "SELECT max(config ->> 'start_offset')::interval < '2 hours' FROM timescaledb_information.jobs " + (
+        "WHERE hypertable_name LIKE 'trade_candles_1s' AND proc_name LIKE '%refresh%'"
+    )
+    assert await db.fetchval(reach)
     assert await verify_schema(db) == []
 
 
@@ -94,7 +97,10 @@ PLANTED = {
         f"SELECT remove_retention_policy('{T}', if_exists => true)",
         (T, "chunk interval", T),
     ),
-    "column retyped": (f"ALTER TABLE {T} ALTER price TYPE numeric(20, 8)", (T, "column", "price")),
+    "column default changed": (
+        f"ALTER TABLE {T} ALTER created_at SET DEFAULT '-infinity'",
+        (T, "column", "created_at"),
+    ),
     "primary key of others": (
         f"ALTER TABLE {T} DROP CONSTRAINT {T}_pkey, ADD PRIMARY KEY (timestamp, symbol_id, trade_id)",
         (T, "primary key", f"{T}_pkey"),
@@ -108,21 +114,75 @@ OF_POLICIES = {
         (T, "policy", "retention", "changed"),
     ),
     "retention paused": (
-        f"SELECT alter_job(job_id, scheduled => false) FROM timescaledb_information.jobs WHERE hypertable_name = '{T}'",
+        "SELECT alter_job(job_id, scheduled => false) FROM timescaledb_information.jobs "
+        f"WHERE hypertable_name = '{T}' AND proc_name = 'policy_retention'",
         (T, "policy", "retention", "changed"),
     ),
     "retention not followed": (
         f"UPDATE pgtick_time_series SET retention = '5 days' WHERE table_name = '{T}'",
         (T, "policy", "retention", "changed"),
     ),
+    "columnstore policy removed": (
+        f"CALL remove_columnstore_policy('{T}')",
+        (T, "policy", "compression", "missing"),
+    ),
+    "columnstore of another span": (
+        f"CALL remove_columnstore_policy('{T}'); CALL add_columnstore_policy('{T}', after => interval '7 hours', "
+        "schedule_interval => interval '30 min')",
+        (T, "policy", "compression", "changed"),
+    ),
+    "columnstore not wanted": (
+        f"UPDATE pgtick_time_series SET columnstore_after = NULL WHERE table_name = '{T}'",
+        (T, "policy", "compression", "extra"),
+    ),
+    "columnstore off": (
+        f"UPDATE pgtick_time_series SET columnstore_after = NULL WHERE table_name = '{T}';"
+        f"CALL remove_columnstore_policy('{T}'); ALTER TABLE {T} SET (timescaledb.enable_columnstore = false)",
+        (T, "columnstore", T, "missing"),
+    ),
+    "columnstore of another order": (
+        f"ALTER TABLE {T} SET (timescaledb.enable_columnstore, timescaledb.segmentby = 'symbol_id', "
+        "timescaledb.orderby = 'timestamp DESC')",
+        (T, "columnstore", T, "changed"),
+    ),
+    "candle view dropped": (
+        "DROP MATERIALIZED VIEW trade_candles_1h",
+        ("trade_candles_1h", "table", "trade_candles_1h", "missing"),
+    ),
+    "candle view not in real time": (
+        "ALTER MATERIALIZED VIEW trade_candles_1s SET (timescaledb.materialized_only = true)",
+        ("trade_candles_1s", "definition", "trade_candles_1s", "changed"),
+    ),
+    "refresh policy removed": (
+        "SELECT remove_continuous_aggregate_policy('trade_candles_1m')",
+        ("trade_candles_1m", "policy", "refresh_continuous_aggregate", "missing"),
+    ),
+    "refresh policy that reaches too far": (
+        "SELECT remove_continuous_aggregate_policy('trade_candles_1m'); "
+        "SELECT add_continuous_aggregate_policy('trade_candles_1m', start_offset => interval '90 days', "
+        "end_offset => interval '1 min', schedule_interval => interval '1 min')",
+        ("trade_candles_1m", "policy", "refresh_continuous_aggregate", "changed"),
+    ),
+    "retention of candles removed": (
+        "SELECT remove_retention_policy('trade_candles_1s')",
+        ("trade_candles_1s", "policy", "retention", "missing"),
+    ),
+    "retention of candles not asked for": (
+        "SELECT add_retention_policy('trade_candles_1h', drop_after => interval '1 year')",
+        ("trade_candles_1h", "policy", "retention", "extra"),
+    ),
+    "row of pgtick_candles deleted": (
+        "DELETE FROM pgtick_candles WHERE candle_view = 'trade_candles_1h'",
+        ("trade_candles_1h", "setting", "pgtick_candles", "missing"),
+    ),
     "row of pgtick_time_series deleted": (
         f"DELETE FROM pgtick_time_series WHERE table_name = '{T}'",
         (T, "setting", "pgtick_time_series", "missing"),
     ),
     "plain table instead of a hypertable": (
-        f"CREATE TABLE t (LIKE {T} INCLUDING ALL); DROP TABLE {T}; ALTER TABLE t RENAME TO {T};"
-        f"ALTER INDEX t_pkey RENAME TO {T}_pkey",
-        (T, "hypertable", T, "missing"),
+        f"CREATE TABLE t (LIKE {F} INCLUDING ALL); DROP TABLE {F}; ALTER TABLE t RENAME TO {F};"
+        f"ALTER INDEX t_pkey RENAME TO {F}_pkey",
+        (F, "hypertable", F, "missing"),
     ),
 }
 

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 _KINDS = ("owner", "writer", "reader", "monitor")
 _MAX_NAME_BYTES = 63
 _STATISTICS = "pg_read_all_stats"
+_CHUNKS = "_timescaledb_internal"
 # Who runs this may be a superuser, and in pgtick's schema anybody may have been allowed to create objects: so
 # nothing but its place is looked up there.
 _PLACE = "SELECT pg_catalog.to_regclass('pgtick_time_series')::pg_catalog.oid"
@@ -177,7 +178,12 @@ async def _execute(db: DatabaseManager, statement: str) -> None:
     try:
         await db.execute(statement)
     except asyncpg.PostgresError as error:
-        raise PgtickError(f"nothing is changed, since this was refused: {statement}: {error}") from error
+        refused = f"nothing is changed, since this was refused: {statement}: {error}"
+        if _CHUNKS in str(error):  # the server wants it of who becomes the owner, though chunks are made without it
+            refused += (
+                f"; a superuser may do all this, or GRANT CREATE ON SCHEMA {_CHUNKS} TO that role when it is there"
+            )
+        raise PgtickError(refused) from error
     logger.info("%s", statement)
 
 

@@ -18,6 +18,7 @@ from pgtick.connection import DatabaseManager
 __all__ = [
     "MID_CANDLES",
     "TRADE_CANDLES",
+    "WANTED_CANDLE_POLICIES",
     "CandleKind",
     "create_candle_views",
     "drop_candle_views",
@@ -132,7 +133,7 @@ FROM pgtick_candles WHERE candle_view = coalesce($1, candle_view) AND retention 
 """
 # When the reach grows (the retention was lengthened), it grows with the age of the oldest row and no faster:
 # the candles of rows that were dropped before would be refreshed to nothing.
-_WRONG = f"""
+WANTED_CANDLE_POLICIES = f"""
 WITH plan AS ({_PLAN}), made AS (
     SELECT candle_view, source_table, width, materialization_hypertable_schema AS schema,
         materialization_hypertable_name AS name
@@ -164,6 +165,8 @@ WITH plan AS ({_PLAN}), made AS (
         AND j.proc_name = 'policy_refresh_continuous_aggregate'
     LEFT JOIN jobs k ON k.view = to_regclass(quote_ident(candle_view)) AND k.proc_name = 'policy_retention'
 )
+"""
+_WRONG = f"""{WANTED_CANDLE_POLICIES}
 SELECT candle_view, start_offset, start_offset >= end_offset + 2 * width AS is_long_enough FROM wanted
 WHERE drop_after IS DISTINCT FROM retention
     OR CASE WHEN start_offset >= end_offset + 2 * width

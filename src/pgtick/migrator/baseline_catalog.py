@@ -66,6 +66,11 @@ SELECT format('%I.%I', hypertable_schema, hypertable_name) AS name, config ->> '
 FROM timescaledb_information.jobs
 WHERE proc_name = 'policy_retention' AND hypertable_schema = current_schema() AND hypertable_name = ANY($1::text[])
 """
+_CANDLES = """
+SELECT format('%I.%I', view_schema, view_name) AS name, format('%I', view_name) AS candles
+FROM timescaledb_information.continuous_aggregates WHERE view_schema = current_schema()
+    AND view_name IN (SELECT candle_view FROM pgtick_candles) ORDER BY 1
+"""
 _VIEWS = """
 SELECT DISTINCT v.oid::regclass::text AS name, d.refobjid::regclass::text AS old
 FROM pg_depend d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
@@ -76,7 +81,7 @@ ORDER BY 1
 """
 _AGGREGATES = """
 SELECT format('%I.%I', view_schema, view_name) AS name, format('%I.%I', hypertable_schema, hypertable_name) AS old
-FROM timescaledb_information.continuous_aggregates WHERE hypertable_schema = $1
+FROM timescaledb_information.continuous_aggregates WHERE hypertable_schema = $1 AND view_schema <> $1
 """
 _KEYS = """
 SELECT conrelid::regclass::text AS name, quote_ident(conname) AS key, pg_get_constraintdef(c.oid) AS definition
@@ -160,6 +165,8 @@ async def move_aside(db: DatabaseManager, tables: list[str], *, has_hypertables:
     notes = []
     await db.execute(f"CREATE SCHEMA IF NOT EXISTS {BEFORE}")
     if has_hypertables:
+        if "pgtick_candles" in tables:
+            notes += await _move_candles(db)
         for record in await db.fetch(_POLICIES, tables):
             # It would go on dropping what is kept.
             await db.execute("SELECT remove_retention_policy($1::regclass)", record["name"])
@@ -171,6 +178,23 @@ async def move_aside(db: DatabaseManager, tables: list[str], *, has_hypertables:
         await db.execute(f"ALTER TABLE {name} SET SCHEMA {BEFORE}")
     for record in await db.fetch(_ROUTINES):
         await db.execute(f"ALTER ROUTINE {record[0]} SET SCHEMA {BEFORE}")
+    return notes
+
+
+async def _move_candles(db: DatabaseManager) -> list[str]:
+    """Move pgtick's own aggregates, which keep candles of rows that are long gone, without what would change them."""
+    notes = []
+    for record in await db.fetch(_CANDLES):
+        await db.execute(
+            "SELECT remove_continuous_aggregate_policy($1::regclass, if_exists => true), "
+            "remove_retention_policy($1::regclass, if_exists => true)",
+            record["name"],
+        )
+        await db.execute(f"ALTER MATERIALIZED VIEW {record['name']} SET SCHEMA {BEFORE}")
+        notes.append(
+            f"{record['candles']} is made of the rows that came along: older candles are in "
+            f"{BEFORE}.{record['candles']}"
+        )
     return notes
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 import msgspec
 
 from pgtick.connection import DatabaseManager
+from pgtick.engines.candles import WANTED_CANDLE_POLICIES
 from pgtick.tables import quote_identifier
 from pgtick.verify.drift import Drift
 
@@ -111,8 +112,12 @@ FROM timescaledb_information.dimensions
 WHERE hypertable_schema = $1 AND hypertable_name = ANY ({_LIST_2}) AND dimension_type = 'Time'
 UNION ALL
 SELECT hypertable_name::text, 'policy', replace(proc_name::text, 'policy_', ''),
-    CASE proc_name WHEN 'policy_retention'
-        THEN format('drop_after %s', {_SPAN.format("(config ->> 'drop_after')::interval")})
+    CASE proc_name
+        WHEN 'policy_retention' THEN format('drop_after %s', {_SPAN.format("(config ->> 'drop_after')::interval")})
+        WHEN 'policy_compression' THEN format('after %s', {_SPAN.format("(config ->> 'compress_after')::interval")})
+        WHEN 'policy_refresh_continuous_aggregate' THEN format('from %s to %s ago',
+            {_SPAN.format("(config ->> 'start_offset')::interval")},
+            {_SPAN.format("(config ->> 'end_offset')::interval")})
         ELSE (config - '{{hypertable_id,mat_hypertable_id}}'::text[])::text END
     || format(', every %s', {_SPAN.format("schedule_interval")}) || CASE WHEN scheduled THEN '' ELSE ', PAUSED' END
 FROM timescaledb_information.jobs
@@ -122,8 +127,7 @@ SELECT relname::text, 'columnstore', relname::text, format('by %s, in the order 
 FROM timescaledb_information.hypertable_compression_settings JOIN pg_class ON oid = hypertable
 WHERE relnamespace = quote_ident($1)::regnamespace AND relname = ANY ({_LIST_2}) AND orderby IS NOT NULL
 UNION ALL
-SELECT view_name::text, 'continuous aggregate', view_name::text,
-    view_definition || CASE WHEN materialized_only THEN ' materialized only' ELSE ' in real time' END
+SELECT view_name::text, 'continuous aggregate', view_name::text, view_definition
 FROM timescaledb_information.continuous_aggregates WHERE view_schema = $1 AND view_name = ANY ({_LIST_2})
 """
 # Ids of co-location groups are this database's own: a group goes by the first of its tables.
@@ -144,12 +148,36 @@ _SETTINGS = f"""
 SELECT table_name, 'setting', 'pgtick_time_series', format('chunk_interval %s, retention %s', chunk_interval, retention)
 FROM pgtick_time_series WHERE table_name = ANY ({_LIST_1})
 """
-_ASKED = f"""
+_CANDLE_SETTINGS = f"""
+SELECT candle_view, 'setting', 'pgtick_candles', format('of %s, width %s, retention %s', source_table, width, retention)
+FROM pgtick_candles WHERE candle_view = ANY ({_LIST_1})
+"""
+_ASKED_OF_CHUNKS = f"""
 SELECT table_name, 'chunk interval', table_name, {_SPAN.format("chunk_interval")}::text FROM pgtick_time_series
+"""
+# Before migration 005 there is no columnstore_after.
+_ASKED_OF_POLICIES = f"""
+WITH s AS (
+    SELECT table_name, retention, (to_jsonb(t) ->> 'columnstore_after')::interval AS columnstore_after,
+        {_SPAN.format("least(chunk_interval, interval '1 hour')")} AS every
+    FROM pgtick_time_series t
+)
+SELECT table_name, 'policy', 'retention', format('drop_after %s, every %s', {_SPAN.format("retention")}, every) FROM s
 UNION ALL
-SELECT table_name, 'policy', 'retention', format('drop_after %s, every %s', {_SPAN.format("retention")},
-    {_SPAN.format("least(chunk_interval, interval '1 hour')")})
-FROM pgtick_time_series
+SELECT table_name, 'policy', 'compression', CASE WHEN columnstore_after IS NOT NULL
+    THEN format('after %s, every %s', {_SPAN.format("columnstore_after")}, every) END FROM s
+"""
+# How far a refresh reaches back grows with the oldest row, by maintenance that may come once a day.
+_OLD_START = (
+    "CASE WHEN old_start BETWEEN start_offset - interval '1 day' AND start_offset THEN old_start ELSE start_offset END"
+)
+_ASKED_OF_CANDLES = f"""{WANTED_CANDLE_POLICIES}
+SELECT candle_view, 'policy', 'retention', CASE WHEN retention IS NOT NULL
+    THEN format('drop_after %s, every %s', {_SPAN.format("retention")}, interval '1 hour') END FROM wanted
+UNION ALL
+SELECT candle_view, 'policy', 'refresh_continuous_aggregate', CASE WHEN start_offset >= end_offset + 2 * width
+    THEN format('from %s to %s ago, every %s', {_SPAN.format(_OLD_START)},
+        {_SPAN.format("end_offset")}, {_SPAN.format("schedule")}) END FROM wanted
 """
 
 # A partition takes rows by itself (COPY straight into it), so it must be as its table is. Constraints and indexes of
@@ -220,19 +248,29 @@ async def read_items(
     """
     wanted = None if tables is None else _as_json(tables)
     rows = await db.fetch(_ITEMS, quote_identifier(schema), wanted, None if functions is None else _as_json(functions))
-    names = _as_json({row["name"] for row in rows if row["kind"] == "table"})
+    there = {row["name"] for row in rows if row["kind"] == "table"}
+    names = _as_json(there)
     for extension, query in (("timescaledb", _TIMESCALE), ("citus", _CITUS)):
         if extension in extensions:
             rows += await db.fetch(query, schema, names)
-    if any(row["kind"] == "table" and row["name"] == "pgtick_time_series" for row in rows):
-        rows += await db.fetch(_SETTINGS, wanted or names)
+    for table, query in (("pgtick_time_series", _SETTINGS), ("pgtick_candles", _CANDLE_SETTINGS)):
+        if table in there:
+            rows += await db.fetch(query, wanted or names)
     items = (Item(*row) for row in rows)
     return {item.key: item for item in items}
 
 
-async def read_asked(db: DatabaseManager) -> dict[Key, str]:
-    """Return what pgtick_time_series, which is the user's to change, asks of chunks and policies."""
-    return {(table, kind, name): text for table, kind, name, text in await db.fetch(_ASKED)}
+async def read_asked(db: DatabaseManager, tables: Collection[str], *, has_policies: bool) -> dict[Key, str | None]:
+    """Return what pgtick_time_series and pgtick_candles, which are the user's to change, ask of chunks and policies.
+
+    None: that there be no such policy. ``tables``: those that are there.
+    """
+    queries = []
+    if "pgtick_time_series" in tables:
+        queries += [_ASKED_OF_CHUNKS, *([_ASKED_OF_POLICIES] if has_policies else ())]
+        if has_policies and "pgtick_candles" in tables:
+            queries.append(_ASKED_OF_CANDLES)
+    return {(table, kind, name): text for query in queries for table, kind, name, text in await db.fetch(query)}
 
 
 async def read_parts(db: DatabaseManager, schema: str, tables: Iterable[str]) -> list[tuple[str, Drift]]:

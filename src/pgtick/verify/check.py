@@ -54,8 +54,9 @@ async def _compare_live(db: DatabaseManager, place: Place, declared: Declaration
     tables = {item.table for item in declared.items if item.table}
     functions = {item.name.partition("(")[0] for item in declared.items if item.kind == "function"}
     live = await read_items(db, place.schema, place.extension_names, tables, functions)
-    has_settings = ("pgtick_time_series", "table", "pgtick_time_series") in live
-    asked = await read_asked(db) if has_settings else {}
+    there = {name for _, kind, name in live if kind == "table"}
+    has_policies = "timescaledb" in place.extension_names and place.licence == "timescale"
+    asked = await read_asked(db, there, has_policies=has_policies)
     return compare(items, live, asked, await read_parts(db, place.schema, tables))
 
 

@@ -27,7 +27,7 @@ from pgtick.verify.catalog import Item, read_items
 
 __all__ = ["Declaration", "Place", "get_declaration", "read_place"]
 
-_FORMAT = 1  # of what is stored: raise it when the same migrations are declared in another way
+_FORMAT = 2  # of what is stored: raise it when the same migrations are declared in another way
 _STORE_LOCK = 7_463_816_504  # the maintenance's, plus one
 _LOCK_TIMEOUT = "2s"  # for what a migration touches outside of the scratch schema, which it should not
 
@@ -197,8 +197,8 @@ async def _make(db: DatabaseManager, place: Place, applied: set[tuple[str, str]]
 
 
 def _named(text: str, scratch: str, place: Place) -> str:
-    """Return the text with the live schema's name for the scratch schema's."""
-    literal = "'{}'".format(place.schema.replace("'", "''"))
+    """Return the text with the live schema's name for the scratch schema's: quoted, as a literal, and bare."""
+    literal = "'" + place.schema.replace("'", "''") + "'"
     text = text.replace(quote_identifier(scratch), place.quoted).replace(f"'{scratch}'", literal)
     return text.replace(scratch, place.schema)
 

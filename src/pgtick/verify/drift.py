@@ -45,17 +45,19 @@ class Drift(msgspec.Struct, frozen=True, order=True):
         """What to do: SQL that ends in a semicolon where there is one answer, else words."""
         if self.state == "unverifiable":
             return "compare it by hand" if self.kind == "migration" else "verify as a role that may, then start again"
-        if self.state == "extra":
+        if self.state == "extra" and self.kind != "policy":
             return (
                 "declare it in a migration of your own folder, or drop it; "
                 "if a folder that is not configured here made it, configure that folder"
             )
         special = {
             "table": "restore it from a backup, or make it again with what its migration says",
-            "setting": f"INSERT INTO pgtick_time_series with table_name {self.table!r} and the values declared",
+            "setting": f"INSERT INTO {self.name} the row of {self.table!r} with the values declared",
             "hypertable": "stop ingest and make it one again: create_hypertable(…, migrate_data => true)",
             "chunk interval": f"SELECT set_chunk_time_interval('{self.table}', INTERVAL '{self.declared}');",
             "policy": "pgtick maintain puts it right; if it is paused, alter_job(job_id, scheduled => true)",
+            "columnstore": "if it is off, set columnstore_after in pgtick_time_series and run pgtick maintain; "
+            f"else ALTER TABLE {self.table} SET (timescaledb.segmentby = …, timescaledb.orderby = …)",
             "partition": f"ALTER TABLE {self.table} ATTACH PARTITION {self.name} …, or drop it",
             "distribution": "distribute it as declared (docs/citus.md)",
         }
