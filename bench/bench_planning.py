@@ -13,7 +13,6 @@ import statistics
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ _FILLED = {
     BALANCES: "(timestamp, exchange_id, asset_name, available_balance, locked_balance) SELECT at, 1, 'BTC', 1, 0",
 }
 _UNKNOWN = {BALANCES: (2, "BTC")}  # of the others symbol 2
-_SQL_TYPES = {int: "int", str: "text", datetime: "timestamptz"}
+_SQL_TYPES = {int: "int", str: "text"}
 
 
 @pytest.fixture(scope="module", params=["embedded", "timescale", "citus"])

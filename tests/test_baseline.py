@@ -266,7 +266,7 @@ async def test_pgtick_s_own_tables_without_a_ledger_are_recorded_and_left_alone(
     [
         "ALTER TABLE trade_snapshots DROP CONSTRAINT trade_snapshots_price_check",
         "ALTER TABLE symbols ALTER COLUMN settle TYPE varchar(10)",
-        "SET citus.enable_unsafe_triggers = on; DROP TRIGGER keep_rows ON exchanges",
+        "DROP TRIGGER keep_rows ON exchanges",
         "DROP INDEX uq_symbols_active",
         "DELETE FROM pgtick_time_series WHERE table_name = 'trade_snapshots'",
     ],
@@ -281,8 +281,9 @@ async def test_pgtick_s_own_tables_that_have_drifted_are_made_again(config: Data
             "VALUES (now(), 1, 0.5, 0, 'buy', '7')"
         )
         before = await rows_of(db, "trade_snapshots")
-        for statement in (drift, "DROP TABLE pgtick_migrations"):
-            await db.execute(statement)
+        async with db.transaction():
+            for statement in ("SET LOCAL citus.enable_unsafe_triggers = on", drift, "DROP TABLE pgtick_migrations"):
+                await db.execute(statement)
         report = await baseline(db)
         assert report.action == "adopted"
         assert await rows_of(db, "trade_snapshots") == before

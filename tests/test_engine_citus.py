@@ -391,6 +391,21 @@ async def test_names_that_need_quoting_work(db: DatabaseManager, engine: CitusEn
     assert len((await engine.apply_retention(db))[table]) == 1
 
 
+async def test_later_table_is_beside_those_that_are_there_whatever_the_number_of_shards(
+    db: DatabaseManager, engine: CitusEngine
+) -> None:
+    columns = "timestamp timestamptz, {} NOT NULL, PRIMARY KEY (key, timestamp)"
+    async with db.transaction():
+        await db.execute("SET LOCAL citus.shard_count = 3")
+        for table, key in (("mine", "key int"), ("named", "key text"), ("named_too", "key text")):
+            await create_series(db, table, columns.format(key), references={}, chunk=DAY, retention=3 * DAY)
+    query = "SELECT table_name::text, colocation_id, shard_count FROM citus_tables"
+    found = {record[0]: tuple(record)[1:] for record in await db.fetch(query)}
+    assert found["mine"] == found[TABLE]
+    assert found["named"] == found["named_too"] != found[TABLE]
+    assert found["named"][1] == 3
+
+
 async def test_table_without_a_key_to_distribute_by_is_refused(db: DatabaseManager, engine: CitusEngine) -> None:
     with pytest.raises(ValueError, match="must have a primary key"):
         await engine.create(db, "keyless", "timestamp timestamptz", chunk=DAY, retention=DAY)

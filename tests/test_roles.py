@@ -103,14 +103,20 @@ async def test_owner_owns_everything_of_pgtick_and_nothing_else(bare: Roles) -> 
 
 async def test_what_was_granted_beyond_is_revoked_and_what_is_missing_granted(roles: Roles) -> None:
     writer, reader, monitor = (roles.name(kind) for kind in KINDS[1:])
-    await roles.admin.execute(
-        "SET LOCAL citus.multi_shard_modify_mode = 'sequential';"
-        f"GRANT DELETE ON trade_snapshots TO {writer}; GRANT SELECT ON trade_snapshots TO {monitor};"
-        f"GRANT SELECT (price) ON trade_snapshots TO {monitor}; GRANT UPDATE (price) ON trade_snapshots TO PUBLIC;"
-        "GRANT CREATE ON SCHEMA public TO PUBLIC; GRANT EXECUTE ON ROUTINE pgtick_drop_partition TO PUBLIC;"
-        f"REVOKE SELECT ON symbols FROM {reader}; CREATE TABLE pgtick_later (); ALTER TABLE trade_snapshots OWNER TO "
-        "CURRENT_USER"
-    )
+    async with roles.admin.transaction():
+        for statement in (
+            "SET LOCAL citus.multi_shard_modify_mode = 'sequential'",
+            f"GRANT DELETE ON trade_snapshots TO {writer}",
+            f"GRANT SELECT ON trade_snapshots TO {monitor}",
+            f"GRANT SELECT (price) ON trade_snapshots TO {monitor}",
+            "GRANT UPDATE (price) ON trade_snapshots TO PUBLIC",
+            "GRANT CREATE ON SCHEMA public TO PUBLIC",
+            "GRANT EXECUTE ON ROUTINE pgtick_drop_partition TO PUBLIC",
+            f"REVOKE SELECT ON symbols FROM {reader}",
+            "CREATE TABLE pgtick_later ()",
+            "ALTER TABLE trade_snapshots OWNER TO CURRENT_USER",
+        ):
+            await roles.admin.execute(statement)
     statements = await set_up_roles(roles.admin, prefix=roles.prefix)
     owner = roles.name("owner")
     assert [statement.replace("public.", "") for statement in statements] == [
@@ -127,6 +133,12 @@ async def test_what_was_granted_beyond_is_revoked_and_what_is_missing_granted(ro
         f'GRANT SELECT ("timestamp"), SELECT (symbol_id) ON TABLE trade_snapshots TO {monitor}',
     ]
     assert await set_up_roles(roles.admin, prefix=roles.prefix) == []
+
+
+@pytest.mark.engines("plain", "citus")
+async def test_owner_may_log_in_only_where_nodes_are_reached_as_it(roles: Roles) -> None:
+    may = await roles.admin.fetchval("SELECT rolcanlogin FROM pg_roles WHERE rolname = $1", f"{roles.prefix}_owner")
+    assert may == ((await get_engine(roles.admin)).name == "citus")
 
 
 @pytest.mark.parametrize("attribute", ["LOGIN", "CREATEROLE"])

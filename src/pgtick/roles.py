@@ -57,7 +57,8 @@ _PUBLIC_KEEPS = {"schema": frozenset({"USAGE"}), "database": frozenset({"CONNECT
 
 _SITUATION = """
 SELECT current_user::text AS me, n.nspname::text AS schema, current_database()::text AS database,
-       u.rolsuper AS is_superuser, EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') AS has_timescale,
+       u.rolsuper AS is_superuser,
+       EXISTS (SELECT FROM pg_extension WHERE extname IN ('timescaledb', 'citus')) AS owner_logs_in,
        EXISTS (SELECT FROM pg_class k WHERE k.relname = 'pgtick_candles' AND k.relnamespace = n.oid
            AND has_table_privilege(k.oid, 'SELECT')) AS has_candles,
        u.rolsuper OR coalesce((SELECT bool_or(pg_has_role(m.member, 'USAGE') AND m.admin_option) FROM pg_auth_members m
@@ -196,8 +197,9 @@ async def _role_statements(db: DatabaseManager, names: dict[str, str], situation
             raise PgtickError(f"role {name} may log in or has rights over the server: choose another prefix")
     statements = [f"CREATE ROLE {quote_identifier(name)} NOLOGIN" for name in names.values() if name not in there]
     owner, monitor = there.get(names["owner"]), there.get(names["monitor"])
-    if situation["has_timescale"] and not (owner and owner["may_log_in"]):
-        # TimescaleDB runs its policies as the tables' owner, and fails to where that role may not log in.
+    if situation["owner_logs_in"] and not (owner and owner["may_log_in"]):
+        # TimescaleDB runs its policies as the tables' owner, and Citus goes to the other nodes as whom a function runs
+        # as: both fail where that role may not log in.
         statements.append(f"ALTER ROLE {quote_identifier(names['owner'])} LOGIN")
     if not situation["is_superuser"] and not (owner and owner["is_mine"]):
         option = " WITH INHERIT TRUE, SET TRUE" if has_set_option else ""

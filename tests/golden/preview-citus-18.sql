@@ -137,7 +137,12 @@ FOREIGN KEY ("symbol_id") REFERENCES "symbols" (id)) PARTITION BY RANGE (timesta
 
 INSERT INTO pgtick_time_series VALUES ('book_ticker_snapshots', '0:30:00', '3 days');
 
-SELECT create_distributed_table(indrelid, attname, colocate_with => 'default')
+SELECT create_distributed_table(indrelid, attname, colocate_with => coalesce((
+    SELECT logicalrelid::text FROM pgtick_time_series
+    JOIN pg_dist_partition ON logicalrelid = to_regclass(quote_ident(table_name))
+    JOIN pg_dist_colocation USING (colocationid)
+    WHERE (distributioncolumntype, distributioncolumncollation) = (atttypid, attcollation)
+    ORDER BY colocationid, logicalrelid LIMIT 1), 'default'))
 FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
 WHERE indrelid = quote_ident('book_ticker_snapshots')::regclass AND indisprimary;
 
@@ -175,7 +180,12 @@ FOREIGN KEY ("symbol_id") REFERENCES "symbols" (id)) PARTITION BY RANGE (timesta
 
 INSERT INTO pgtick_time_series VALUES ('trade_snapshots', '0:30:00', '3 days');
 
-SELECT create_distributed_table(indrelid, attname, colocate_with => 'default')
+SELECT create_distributed_table(indrelid, attname, colocate_with => coalesce((
+    SELECT logicalrelid::text FROM pgtick_time_series
+    JOIN pg_dist_partition ON logicalrelid = to_regclass(quote_ident(table_name))
+    JOIN pg_dist_colocation USING (colocationid)
+    WHERE (distributioncolumntype, distributioncolumncollation) = (atttypid, attcollation)
+    ORDER BY colocationid, logicalrelid LIMIT 1), 'default'))
 FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
 WHERE indrelid = quote_ident('trade_snapshots')::regclass AND indisprimary;
 
@@ -213,7 +223,12 @@ FOREIGN KEY ("symbol_id") REFERENCES "symbols" (id)) PARTITION BY RANGE (timesta
 
 INSERT INTO pgtick_time_series VALUES ('funding_rate_snapshots', '1:00:00', '7 days');
 
-SELECT create_distributed_table(indrelid, attname, colocate_with => 'default')
+SELECT create_distributed_table(indrelid, attname, colocate_with => coalesce((
+    SELECT logicalrelid::text FROM pgtick_time_series
+    JOIN pg_dist_partition ON logicalrelid = to_regclass(quote_ident(table_name))
+    JOIN pg_dist_colocation USING (colocationid)
+    WHERE (distributioncolumntype, distributioncolumncollation) = (atttypid, attcollation)
+    ORDER BY colocationid, logicalrelid LIMIT 1), 'default'))
 FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
 WHERE indrelid = quote_ident('funding_rate_snapshots')::regclass AND indisprimary;
 
@@ -251,7 +266,12 @@ FOREIGN KEY ("exchange_id") REFERENCES "exchanges" (id)) PARTITION BY RANGE (tim
 
 INSERT INTO pgtick_time_series VALUES ('balance_snapshots', '6:00:00', '14 days');
 
-SELECT create_distributed_table(indrelid, attname, colocate_with => 'default')
+SELECT create_distributed_table(indrelid, attname, colocate_with => coalesce((
+    SELECT logicalrelid::text FROM pgtick_time_series
+    JOIN pg_dist_partition ON logicalrelid = to_regclass(quote_ident(table_name))
+    JOIN pg_dist_colocation USING (colocationid)
+    WHERE (distributioncolumntype, distributioncolumncollation) = (atttypid, attcollation)
+    ORDER BY colocationid, logicalrelid LIMIT 1), 'default'))
 FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
 WHERE indrelid = quote_ident('balance_snapshots')::regclass AND indisprimary;
 
@@ -299,7 +319,12 @@ FOREIGN KEY ("sell_exchange_id") REFERENCES "exchanges" (id)) PARTITION BY RANGE
 
 INSERT INTO pgtick_time_series VALUES ('arbitrage_opportunities', '1 day', '14 days');
 
-SELECT create_distributed_table(indrelid, attname, colocate_with => 'default')
+SELECT create_distributed_table(indrelid, attname, colocate_with => coalesce((
+    SELECT logicalrelid::text FROM pgtick_time_series
+    JOIN pg_dist_partition ON logicalrelid = to_regclass(quote_ident(table_name))
+    JOIN pg_dist_colocation USING (colocationid)
+    WHERE (distributioncolumntype, distributioncolumncollation) = (atttypid, attcollation)
+    ORDER BY colocationid, logicalrelid LIMIT 1), 'default'))
 FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
 WHERE indrelid = quote_ident('arbitrage_opportunities')::regclass AND indisprimary;
 
@@ -337,7 +362,12 @@ FOREIGN KEY ("symbol_id") REFERENCES "symbols" (id)) PARTITION BY RANGE (timesta
 
 INSERT INTO pgtick_time_series VALUES ('order_flow_metrics', '1:00:00', '7 days');
 
-SELECT create_distributed_table(indrelid, attname, colocate_with => 'default')
+SELECT create_distributed_table(indrelid, attname, colocate_with => coalesce((
+    SELECT logicalrelid::text FROM pgtick_time_series
+    JOIN pg_dist_partition ON logicalrelid = to_regclass(quote_ident(table_name))
+    JOIN pg_dist_colocation USING (colocationid)
+    WHERE (distributioncolumntype, distributioncolumncollation) = (atttypid, attcollation)
+    ORDER BY colocationid, logicalrelid LIMIT 1), 'default'))
 FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
 WHERE indrelid = quote_ident('order_flow_metrics')::regclass AND indisprimary;
 

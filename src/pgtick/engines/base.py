@@ -104,11 +104,11 @@ class Engine(ABC):
         """Return the error that a refused statement means: itself, but where the engine hides it in another."""
         return error
 
-    def since(self, window: timedelta, n: int) -> tuple[str, tuple[datetime, ...]]:
-        """Return SQL for the instant so long ago, by which the planner leaves old parts out, and what to bind as $n."""
+    def since(self, window: timedelta) -> str:
+        """Return SQL for the instant that long ago or a little longer, by which the planner leaves old parts out."""
         # The server's now() and not a parameter: from the sixth time on a session plans without the parameters'
         # values, and TimescaleDB then leaves old chunks out by now() alone (0.1 ms instead of 6, bench_planning).
-        return f"now() - interval '{window.total_seconds():.0f} seconds'", ()
+        return f"now() - interval '{window.total_seconds():.0f} seconds'"
 
     async def candle_view(self, db: DatabaseManager, kind: CandleKind, width: timedelta) -> str | None:
         """Return the aggregate that candles of this width are best made from, quoted, or None: from rows."""

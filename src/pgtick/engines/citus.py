@@ -38,8 +38,14 @@ END $$;
 _STAY_LOCAL = "SET LOCAL citus.enable_local_reference_table_foreign_keys = off"
 # Several steps of DDL in one transaction have to go over one connection a node.
 _SEQUENTIAL = "SET LOCAL citus.multi_shard_modify_mode = 'sequential'"
+# Beside those that are there: the default is a group of citus.shard_count shards, which may have been changed since.
 _DISTRIBUTE = """
-SELECT create_distributed_table(indrelid, attname, colocate_with => 'default')
+SELECT create_distributed_table(indrelid, attname, colocate_with => coalesce((
+    SELECT logicalrelid::text FROM pgtick_time_series
+    JOIN pg_dist_partition ON logicalrelid = to_regclass(quote_ident(table_name))
+    JOIN pg_dist_colocation USING (colocationid)
+    WHERE (distributioncolumntype, distributioncolumncollation) = (atttypid, attcollation)
+    ORDER BY colocationid, logicalrelid LIMIT 1), 'default'))
 FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
 WHERE indrelid = quote_ident($1)::regclass AND indisprimary
 """
@@ -114,9 +120,12 @@ class CitusEngine(PlainEngine):
             await db.execute(_SEQUENTIAL)
             return await super()._make_partition(db, table, start)
 
-    def since(self, window: timedelta, n: int) -> tuple[str, tuple[datetime, ...]]:
-        """Return a parameter: another node plans for each call, and leaves nothing out by now() but by a value."""
-        return f"${n}", (datetime.now(UTC) - window,)
+    def since(self, window: timedelta) -> str:
+        """Return a constant, another one each hour.
+
+        By now() every partition is planned for, and locked even where the plan is kept: 1.4 ms for 18 of them.
+        """
+        return f"'{datetime.now(UTC) - window:%Y-%m-%d %H:00+00}'::timestamptz"
 
     def sorted_error(self, error: asyncpg.PostgresError) -> asyncpg.PostgresError:
         """Return what a refused COPY means; see the function of this name."""

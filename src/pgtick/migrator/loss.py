@@ -35,7 +35,8 @@ async def _has_rows(db: DatabaseManager, table: Any) -> bool:
     if not table["readable"]:
         return True  # nobody can tell: it is asked for
     name = f"{quote_identifier(table['nspname'])}.{quote_identifier(table['relname'])}"
-    return bool(await db.fetchval(f"SELECT EXISTS (SELECT FROM ONLY {name})"))
+    # Citus brings what a subquery finds to the coordinator, so it is one row, and of a column.
+    return bool(await db.fetchval(f"SELECT EXISTS (SELECT 1 FROM ONLY {name} LIMIT 1)"))
 
 
 async def read_tables_with_rows(db: DatabaseManager) -> dict[int, Any]:

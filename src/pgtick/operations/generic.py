@@ -128,9 +128,8 @@ async def get_latest(table: Table, *ids: object, decimals: bool = False) -> Any 
     db = get_db_manager()
     engine = await get_engine(db)
     for window in LATEST_WINDOWS:
-        bound, args = engine.since(window, len(ids) + 1)
-        query = f"{head} AND {time} > {bound} ORDER BY {order} LIMIT 1"
-        record = await db.fetchrow(query, *ids, *args, resets=False)
+        query = f"{head} AND {time} > {engine.since(window)} ORDER BY {order} LIMIT 1"
+        record = await db.fetchrow(query, *ids, resets=False)
         if record is not None:
             return _to_model(table, record, decimals)
     record = await db.fetchrow(f"{head} ORDER BY {order} LIMIT 1", *ids, resets=False)
