@@ -93,8 +93,7 @@ async def test_lengthened_reach_of_a_refresh_is_no_drift_while_it_grows(db: Data
 PLANTED = {
     "chunk interval changed": (f"SELECT set_chunk_time_interval('{T}', interval '1 day')", (T, "chunk interval", T)),
     "chunk interval not followed": (
-        f"UPDATE pgtick_time_series SET chunk_interval = '45 min' WHERE table_name = '{T}'; "
-        f"SELECT remove_retention_policy('{T}', if_exists => true)",
+        f"UPDATE pgtick_time_series SET chunk_interval = '45 min' WHERE table_name = '{T}'",
         (T, "chunk interval", T),
     ),
     "column default changed": (
