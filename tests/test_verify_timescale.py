@@ -93,8 +93,7 @@ async def test_lengthened_reach_of_a_refresh_is_no_drift_while_it_grows(db: Data
 PLANTED = {
     "chunk interval changed": (f"SELECT set_chunk_time_interval('{T}', interval '1 day')", (T, "chunk interval", T)),
     "chunk interval not followed": (
-        f"UPDATE pgtick_time_series SET chunk_interval = '45 min' WHERE table_name = '{T}'; "
-        f"SELECT remove_retention_policy('{T}', if_exists => true)",
+        f"UPDATE pgtick_time_series SET chunk_interval = '45 min' WHERE table_name = '{T}'",
         (T, "chunk interval", T),
     ),
     "column default changed": (
@@ -210,8 +209,11 @@ async def test_trigger_disabled_is_found(db: DatabaseManager) -> None:
     assert told(await verify_schema(db)) == [("symbols", "trigger", "keep_rows", "changed")]
 
 
-async def test_maintenance_puts_policies_right(db: DatabaseManager, community: None) -> None:
-    await db.execute(OF_POLICIES["retention of another span"][0])
+@pytest.mark.parametrize(
+    "name", [name for name, (_, found) in OF_POLICIES.items() if found[1] == "policy" and name != "retention paused"]
+)
+async def test_maintenance_puts_policies_right(db: DatabaseManager, community: None, name: str) -> None:
+    await db.execute(OF_POLICIES[name][0])
     (drift,) = await verify_schema(db)
     assert "pgtick maintain" in drift.advice
     await maintain(db)
