@@ -101,6 +101,7 @@ def test_new_writes_a_draft_that_up_applies(dsn: str, tmp_path: Path) -> None:
     assert "timedelta(days=2)" in path.read_text("utf-8")
 
 
+@pytest.mark.engines("plain", "timescale")  # Citus 14.0.1 crashes on the REASSIGN OWNED that cleans up here
 async def test_roles_are_printed_made_and_then_nothing_is_left_to_do(dsn: str) -> None:
     prefix = f"pgtick_test_{os.getpid()}_{abs(hash(dsn)) % 10**6}"
     assert command("up", "--dsn", dsn).returncode == 0
