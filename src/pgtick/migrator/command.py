@@ -26,6 +26,7 @@ from pgtick.migrator.apply import get_available_migrations, rollback_migration, 
 from pgtick.migrator.baseline import baseline
 from pgtick.migrator.render import ENGINES, render_pending, render_sql
 from pgtick.migrator.repair import accept_migration, find_unfinished, settle_step
+from pgtick.migrator.session import locked, migrating
 from pgtick.migrator.skeleton import load_model, write_skeleton
 from pgtick.roles import set_up_roles
 from pgtick.verify import Drift, verify_schema
@@ -59,7 +60,8 @@ async def _up(db: DatabaseManager, arguments: Arguments) -> Answer:
     drifts: list[Drift] = []
     if applied:  # whoever migrates may do what others may not: make what rows need, store what is declared
         await (await get_engine(db)).make_ahead(db)
-        drifts = await verify_schema(db)
+        async with migrating(db) as own, locked(own, "verify"):  # what another migrator has half done is no drift
+            drifts = await verify_schema(db)
     lines = [*(f"applied {label}" for label in applied), *map(_drift, drifts)]
     return Answer(applied, "\n".join(lines) or "nothing is pending", TO_SEE_TO if drifts else 0)
 
