@@ -95,8 +95,8 @@ async def storm(dsn: str, folder: Path) -> None:
         answers = await asyncio.gather(*(process.communicate() for process in processes))
     codes = [process.returncode for process in processes]
     assert codes.count(-signal.SIGKILL) == killed
-    for code, (_, errors) in zip(codes, answers, strict=True):
-        assert code in (0, -signal.SIGKILL) or b"never finished; see `repair`" in errors, errors
+    for code, (said, errors) in zip(codes, answers, strict=True):
+        assert code in (0, -signal.SIGKILL) or b"never finished; see `repair`" in errors, (said, errors)
     db = await open_manager(config)
     try:
         with use_manager(db):
