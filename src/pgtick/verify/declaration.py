@@ -270,7 +270,7 @@ class _InTransaction(DatabaseManager):
             yield connection
 
     async def execute(self, query: str, *args: object) -> str:
-        """Run the statement without what wants no transaction, but leave VACUUM and the like out: they declare nothing."""
+        """Run the statement without what wants no transaction; leave VACUUM and the like out: they declare nothing."""
         try:
             async with self._db.transaction():
                 return await self._db.execute(_OUTSIDE_ONLY.sub(" ", query), *args)
