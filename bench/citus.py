@@ -1,6 +1,6 @@
 """Citus against plain PostgreSQL on one server: ingest, the latest row and its planning, at full retention.
 
-``python bench/bench_citus.py DSN [shards] [rounds]``: DSN of a superuser on a server that has Citus. Two databases of
+``python bench/citus.py DSN [shards] [rounds]``: DSN of a superuser on a server that has Citus. Two databases of
 the bench's own, one with the extension, one without; rounds are interleaved, medians printed.
 """
 
