@@ -131,13 +131,13 @@ class Engine(ABC):
             raise failure
         return dropped
 
+    @abstractmethod
     async def sizes(self, db: DatabaseManager) -> list[SeriesSize]:
         """Return the size of every time-series table that is there, by name."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def describe(self, db: DatabaseManager) -> list[SeriesInfo]:
         """Return how every time-series table that is there is kept, by name."""
-        raise NotImplementedError
 
     async def _register(self, db: DatabaseManager, table: str, chunk: timedelta, retention: timedelta) -> None:
         await db.execute("INSERT INTO pgtick_time_series VALUES ($1, $2, $3)", table, chunk, retention)
