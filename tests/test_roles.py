@@ -23,7 +23,7 @@ from pgtick.operations.symbols import deactivate_symbol, resolve_symbol
 from pgtick.roles import set_up_roles
 from pgtick.tables import BOOK_TICKERS, TRADES, quote_identifier
 from pgtick.writer import copy_parallel, store_rows
-from pgtick.writer.flush import STRAIGHT_ROWS
+from pgtick.writer.deliver import STRAIGHT_ROWS
 
 LATE = datetime(2021, 4, 22, 12, tzinfo=UTC)
 

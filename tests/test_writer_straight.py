@@ -14,7 +14,7 @@ from pgtick.connection import DatabaseManager, open_manager
 from pgtick.engines import get_engine
 from pgtick.tables import BOOK_TICKERS
 from pgtick.writer import store_rows
-from pgtick.writer.flush import STRAIGHT_ROWS
+from pgtick.writer.deliver import STRAIGHT_ROWS
 
 pytestmark = pytest.mark.engines("plain")
 
