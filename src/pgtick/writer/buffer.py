@@ -80,6 +80,7 @@ class Writer:
         self.metrics.max_bytes = max_bytes
         self._spooling = Spooling(spool, self._lanes, self.metrics)
         self._sender = Sender(self, in_flight, flush_timeout_s, retry_s)
+        self.metrics.refreshers.append(self._sender.look)
         _open_writers.add(self)
 
     @property
@@ -104,8 +105,7 @@ class Writer:
 
     def health(self, stale_after: Mapping[str, float] | None = None) -> Health:
         """Return what an operator wants to know; ``stale_after``: seconds by table without a stored row."""
-        self._sender.look()
-        return health(self.metrics, stale_after or {})
+        return health(self.metrics, stale_after)
 
     async def add(self, table: Table, row: object, *, time_unit: str | None = None) -> None:
         """Accept a row; wait only at the cap."""
@@ -243,7 +243,7 @@ class Writer:
         """Return the table's lane, made when it is new."""
         lane = self._lanes.get(table)
         if lane is None:
-            counts = self.metrics.counts.setdefault(table.name, Counts())
+            counts = self.metrics.counts_of(table.name)
             lane = self._lanes[table] = Lane(table, self._table_settings.get(table, self._settings), counts)
             self._spooling.adopt(lane)
         return lane
@@ -256,6 +256,7 @@ class Writer:
     async def _recover(self) -> None:
         if not self._spooling.is_open and not self._is_closed:
             self._db = self.db  # the senders have no context of who adds
+            self.metrics.pool_state = self._db.pool_state
             await self._spooling.recover(self.db, self.lane)
             self._sender.wake()
 
@@ -323,6 +324,13 @@ class Writer:
     def is_half_full(self) -> bool:
         """Whether half of the cap is taken."""
         return self._n_bytes * 2 >= self._max_bytes
+
+    def discard(self) -> int:
+        """Forget what is in memory, and close; return how many rows were given up. For tests and benches."""
+        self._is_closed = True
+        self._sender.stop()
+        _open_writers.discard(self)
+        return self.n_waiting
 
     def keep_at_exit(self) -> None:
         """Spool what is in memory, without an event loop."""

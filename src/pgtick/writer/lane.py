@@ -70,6 +70,12 @@ class Lane:
         """Rows that are not sealed yet."""
         return self.open.n_rows + len(self.refused)
 
+    @property
+    def oldest_held_s(self) -> float:
+        """When the oldest row in memory was handed over, or sealed; by the monotonic clock."""
+        times = [batch.sealed_s for batch in self.batches()]
+        return min(times) if times else self.oldest_s or time.monotonic()
+
     def refuse(self, row: object) -> None:
         """Take the newest refusal of the open batch for quarantine, with its row."""
         self.refused.append(Refused.of(self.table, self.open.errors.pop(), row_values(self.table, row)))

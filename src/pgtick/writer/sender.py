@@ -185,6 +185,7 @@ class Sender:
                 lane.give_back(batch)
             if not isinstance(error, Exception):
                 raise
+            metrics.observe_attempt(lane.table.name, time.monotonic() - started)
             await self._failed(lane, error)
             return
         if batch.is_from_spool:
@@ -198,14 +199,12 @@ class Sender:
         lane.is_careful = bool(delivery.errors)
         now = time.monotonic()
         name = lane.table.name
-        metrics.n_batches += 1
         metrics.n_already_committed += delivery.was_committed
         metrics.n_careful += delivery.is_careful
-        metrics.observe("attempt_s", name, now - started)
+        metrics.observe_attempt(name, now - started)
         if not batch.is_from_spool:
-            metrics.observe("flush_s", name, now - batch.sealed_s)
-        metrics.observe("batch_rows", name, batch.n_rows)
-        metrics.stored(name)
+            metrics.observe_flush(name, now - batch.sealed_s, batch.n_rows)
+        metrics.note_stored(name)
         for error in delivery.errors:
             logger.warning(f"refused {name}", "in quarantine: %s", error)
         self.look()
@@ -252,6 +251,7 @@ class Sender:
             type(error).__name__,
             error,
         )
+        self._writer.metrics.note_error(lane.table.name, error)
         self.look()
         self._notify()
 
@@ -267,5 +267,7 @@ class Sender:
         """Bring the gauges of the metrics up to date."""
         metrics = self._writer.metrics
         lanes = self._writer.lanes().values()
-        metrics.server_is_up = not any(lane.failing_since_s is not None and not lane.is_stopped for lane in lanes)
+        failing = [lane.failing_since_s for lane in lanes if lane.failing_since_s is not None and not lane.is_stopped]
+        metrics.away_since_s = min(failing, default=None)
         metrics.lanes_stopped = {lane.table.name: str(lane.error) for lane in lanes if lane.is_stopped}
+        metrics.oldest_buffered_s = {lane.table.name: lane.oldest_held_s for lane in lanes if lane.counts.n_buffered}

@@ -187,3 +187,4 @@ class Spooling:
     def _look(self) -> None:
         if self._spool is not None:
             self._metrics.spool_bytes = self._spool.n_bytes
+            self._metrics.max_spool_bytes = self._spool.max_bytes
