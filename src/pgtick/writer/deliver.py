@@ -35,7 +35,8 @@ _INSERT = f"INSERT INTO {LEDGER} (batch_id, table_name, n_rows, n_duplicates, n_
 _COUNTS = f"SELECT n_rows, n_duplicates, n_quarantined FROM {LEDGER} WHERE batch_id = $1 AND timestamp = $2"
 # Another attempt at the batch may hang on a connection that is dead: it holds the batch's row in the ledger.
 _END_OTHERS = (
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1 AND pid <> pg_backend_pid()"
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE application_name = '{name}' AND pid <> pg_backend_pid() AND usename = current_user; "
 )
 
 
@@ -217,11 +218,10 @@ class _Sender:
                     yield connection
                 return
             async with self.db.connection(resets=False) as connection, _given_up_on_failure(connection):
-                if self.batch.n_sent:
-                    await connection.fetch(_END_OTHERS, self.name, timeout=self.timeout_s)
+                end_others = _END_OTHERS.format(name=self.name) if self.batch.n_sent else ""
                 self.batch.n_sent += 1
                 # Local settings, so that a transaction pooler may be in between; one round trip with the ledger's row.
-                begin = f"BEGIN; SET LOCAL application_name = '{self.name}'; {settings}"
+                begin = f"BEGIN; SET LOCAL application_name = '{self.name}'; {end_others}{settings}"
                 await self._enter(connection, f"{begin}; {first}" if first else begin)
                 yield connection
                 await connection.execute("COMMIT", timeout=self.timeout_s)

@@ -118,7 +118,9 @@ class Lane:
     def give_back(self, batch: Batch) -> None:
         """Put a batch that was in hand where it was."""
         self.in_hand.discard(batch)
-        bisect.insort(self.sealed, (self._number_of[batch], batch), key=lambda pair: pair[0])
+        number = self._number_of.get(batch)
+        if number is not None:  # else it went to the spool, because the writer was closed meanwhile
+            bisect.insort(self.sealed, (number, batch), key=lambda pair: pair[0])
 
     def leave(self, batch: Batch) -> None:
         """Forget a batch that is settled, or in the spool."""

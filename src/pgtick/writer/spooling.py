@@ -65,9 +65,7 @@ class Spooling:
             tables = set(await asyncio.to_thread(self._spool.open))
             self._is_writable = True
         except (SpoolError, OSError) as error:
-            logger.warning(
-                "open", "the spool cannot be opened, rows wait in memory: %s", error
-            )
+            logger.warning("open", "the spool cannot be opened, rows wait in memory: %s", error)
             return
         known = {table.name: table for table in (*BUILT_IN_TABLES, *self._lanes)}
         for name in tables & known.keys():
