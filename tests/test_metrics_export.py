@@ -62,7 +62,7 @@ def scraped(url: str) -> dict[tuple[str, tuple[str, ...]], float]:
     with urllib.request.urlopen(url, timeout=10) as answer:
         text = answer.read().decode()
     return {
-        (sample.name, tuple(sample.labels.values())): sample.value
+        (sample.name, tuple(sample.labels[label] for label in sorted(sample.labels, reverse=True))): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
@@ -211,14 +211,29 @@ def test_instrument_writer_again_after_uninstrument_tells_once(watched: Watched)
     provider = MeterProvider([reader])
     instrument_writer(watched, provider).uninstrument()
     instrument_writer(watched, provider)
-    assert collected(reader)["pgtick.rows"][TABLE, "stored"].value == 60
+    watched.metrics.observe_flush(TABLE, 0.003, 60)
+    told = collected(reader)
+    assert told["pgtick.rows"][TABLE, "stored"].value == 60
+    assert told["pgtick.flush_seconds"][TABLE,].count == 1
+    provider.shutdown()
+
+
+def test_instrument_writer_of_two_writers_tells_them_apart(watched: Watched) -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    other = Watched()
+    instrument_writer(watched, provider, {"writer": "first"})
+    instrument_writer(other, provider, {"writer": "second"}).uninstrument()
+    instrument_writer(other, provider, {"writer": "third"})
+    up = collected(reader)["pgtick.server_up"]
+    assert {labels: point.value for labels, point in up.items()} == {("first",): 0, ("third",): 1}
     provider.shutdown()
 
 
 def test_page_lists_every_metric_with_its_labels_and_nothing_else() -> None:
-    rows = re.findall(r"^\| `(pgtick_\w+)` \| (\w+) \| ([^|]*) \| ([^|]+) \|$", PAGE, re.MULTILINE)
+    rows = re.findall(r"^\| `(pgtick_\w+)` \| (\w+) \|([^|]*)\| ([^|]+) \|$", PAGE, re.MULTILINE)
     listed = {(name, kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels, _ in rows}
-    made = {
+    made: set[tuple[str, str, tuple[str, ...]]] = {
         (f"pgtick_{one.name}" + ("_total" if one.kind == "counter" else ""), one.kind, one.labels) for one in MEASURES
     }
     made |= {(f"pgtick_{one.name}", "histogram", ("table",)) for one in DISTRIBUTIONS}
