@@ -1,24 +1,37 @@
 """The encoded rows of one batch, and what was refused of it."""
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcmp, memcpy, memmove, memset
+from libcpp.unordered_map cimport unordered_map
 
 from pgtick._fast.hashing cimport number_of, xxh64
+from pgtick._fast.kinds cimport EPOCH_DAYS
 from pgtick._fast.rules cimport Plan
-from pgtick._fast.wire cimport get32, get64, put32, put64, reserve
+from pgtick._fast.wire cimport get16, get32, get64, get64_little, put32, put64, put64_little, reserve
+
+cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
+    const Py_ssize_t PY_SSIZE_T_MIN
 
 cdef extern from *:
     """
     #include <algorithm>
+    #define PGTICK_DAY_US INT64_C(86400000000)
     """
+    const int64_t _DAY "PGTICK_DAY_US"
     void sort "std::sort"(Place *, Place *) noexcept nogil
     bint is_sorted "std::is_sorted"(Place *, Place *) noexcept nogil
 
 cdef bytes _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 cdef bytes _TRAILER = b"\xff\xff"
+
+
+cdef int _malformed(Py_ssize_t at, Py_ssize_t size, const char *what) except -1 nogil:
+    with gil:
+        raise ValueError(f"byte {at} of {size}: {what.decode()}")
 
 
 cdef class EncodedBatch:
@@ -74,23 +87,23 @@ cdef class EncodedBatch:
         cdef char[24] field
         cdef uint64_t counted = plain
         cdef uint32_t occurrence
+        # All that is needed at once, so that nothing can fail once the content is counted.
+        reserve(&self.buffer, 4 + n * (4 + sizeof(field)))
         for i in range(n):
             counts = counts or plans[keys[i]].is_text
         if counts:
             occurrence = self.seen[plain] + 1
             self.seen[plain] = occurrence
             if occurrence > 1:
-                reserve(&self.buffer, 4)
                 put32(self.buffer.data + self.buffer.size, occurrence)
                 counted = xxh64(<const uint8_t *>self.buffer.data + start, self.buffer.size + 4 - start)
         for i in range(n - 1, -1, -1):
             if plans[keys[i]].is_text:
-                length = snprintf(field, 24, "%lld", <long long>number_of(counted))
+                length = snprintf(field, sizeof(field), "%lld", <long long>number_of(counted))
             else:
                 put64(field, <uint64_t>number_of(plain))
                 length = 8
             at = key_starts[i]
-            reserve(&self.buffer, 4 + length)
             memmove(self.buffer.data + at + 4 + length, self.buffer.data + at, self.buffer.size - at)
             put32(self.buffer.data + at, <uint32_t>length)
             memcpy(self.buffer.data + at + 4, field, length)
@@ -104,7 +117,15 @@ cdef class EncodedBatch:
     @property
     def n_bytes(self) -> int:
         """The length of the whole stream, with its header and trailer."""
-        return self.buffer.size + 21
+        return self.starts[self.n] + 21
+
+    @property
+    def n_allocated(self) -> int:
+        """The bytes of memory that the rows take, with what is reserved for more; of ``seen`` an estimate."""
+        # A node: its hash chain's pointer, key and count, and malloc's head.
+        cdef size_t seen = self.seen.size() * 32 + self.seen.bucket_count() * sizeof(void *)
+        cdef size_t places = (2 * self.rows_room + 1) * sizeof(Py_ssize_t)
+        return self.buffer.room + places + self.day_bytes + seen
 
     @property
     def indices(self) -> list[int]:
@@ -127,7 +148,7 @@ cdef class EncodedBatch:
             if self.day_bits[i]:
                 for bit in range(8):
                     if self.day_bits[i] >> bit & 1:
-                        found.add(14245 + 8 * i + bit)
+                        found.add(FIRST_DAY + 8 * i + bit)
         return found
 
     cdef const char *field(self, Py_ssize_t row, Py_ssize_t place, int32_t *length) noexcept nogil:
@@ -146,6 +167,8 @@ cdef class EncodedBatch:
         cdef Py_ssize_t length = source.starts[row + n] - start
         cdef Py_ssize_t shift = self.buffer.size - start
         cdef Py_ssize_t i
+        if n == 0:
+            return 0
         reserve(&self.buffer, length)
         memcpy(self.buffer.data + self.buffer.size, source.buffer.data + start, length)
         for i in range(row, row + n):
@@ -172,10 +195,11 @@ cdef class EncodedBatch:
         cdef bint done
         if self.n == 0:
             return self
+        self.claim()
         places = <Place *>PyMem_RawMalloc(self.n * sizeof(Place))
-        if places == NULL:
-            raise MemoryError
         try:
+            if places == NULL:
+                raise MemoryError
             with nogil:
                 for i in range(self.n):
                     self._place(&places[i], i, key, time)
@@ -192,6 +216,7 @@ cdef class EncodedBatch:
                     out._copy(self, places[i].row, 1)
             return out
         finally:
+            self.busy = False
             PyMem_RawFree(places)
 
     cdef void _place(self, Place *place, Py_ssize_t row, Py_ssize_t key, Py_ssize_t time) noexcept nogil:
@@ -210,6 +235,118 @@ cdef class EncodedBatch:
         p = self.field(row, time, &length)
         place.time = <int64_t>get64(p) if length == 8 else 0
         place.day = place.time // 1000000 // 86400
+
+    def shift(self, Py_ssize_t offset):
+        """Add ``offset`` to every row's original index; the errors keep theirs."""
+        cdef Py_ssize_t i
+        for i in range(self.n):
+            if self.origins[i] > PY_SSIZE_T_MAX - offset if offset > 0 else self.origins[i] < PY_SSIZE_T_MIN - offset:
+                raise OverflowError(f"index {self.origins[i]} cannot be shifted by {offset}")
+        for i in range(self.n):
+            self.origins[i] += offset
+
+    def shrink(self):
+        """Give back the memory that is reserved and not used.
+
+        How often a content came is forgotten as well: where text keys count it, append nothing afterwards, or a
+        twin of a row before gets that row's key.
+        """
+        cdef unordered_map[uint64_t, uint32_t] nothing
+        self.claim()
+        try:
+            self.seen.swap(nothing)
+            self._fit()
+        finally:
+            self.busy = False
+
+    cdef int _fit(self) except -1:
+        """Shorten the blocks to what is in them."""
+        cdef void *block = PyMem_RawRealloc(self.starts, (self.n + 1) * sizeof(Py_ssize_t))
+        if block == NULL:
+            raise MemoryError
+        self.starts = <Py_ssize_t *>block
+        # From here on there is room for no more, whatever happens to the other block.
+        self.rows_room = self.n
+        block = PyMem_RawRealloc(self.origins, self.n * sizeof(Py_ssize_t))
+        if block == NULL:
+            raise MemoryError
+        self.origins = <Py_ssize_t *>block
+        block = PyMem_RawRealloc(self.buffer.data, self.buffer.size)
+        if block == NULL:
+            raise MemoryError
+        self.buffer.data = <char *>block
+        self.buffer.room = self.buffer.size
+        return 0
+
+    def rows(self) -> bytes:
+        """Return the encoded rows without header and trailer: what ``load`` takes."""
+        return PyBytes_FromStringAndSize(self.buffer.data, self.starts[self.n])
+
+    def index_bytes(self) -> bytes:
+        """Return the rows' original indices, each as eight little-endian bytes: what ``load`` takes."""
+        cdef bytes out = PyBytes_FromStringAndSize(NULL, 8 * self.n)
+        cdef char *p = PyBytes_AS_STRING(out)
+        cdef Py_ssize_t i
+        for i in range(self.n):
+            put64_little(p + 8 * i, <uint64_t><int64_t>self.origins[i])
+        return out
+
+    @classmethod
+    def load(cls, bytes rows not None, bytes index_bytes not None, Py_ssize_t n_columns, Py_ssize_t time):
+        """Make a batch again from its ``rows()`` and ``index_bytes()``.
+
+        ``time``: the place of the timestamptz column whose days are noted; -1: none is. Lengths, counts and
+        times are checked, what is in the other fields is not: ValueError says what is wrong and at which byte.
+        Contents are not counted again: append no rows with text keys to it.
+        """
+        cdef Py_ssize_t n = len(index_bytes) // 8
+        cdef Py_ssize_t size = len(rows)
+        cdef const char *origins = PyBytes_AS_STRING(index_bytes)
+        cdef EncodedBatch out
+        if len(index_bytes) % 8:
+            raise ValueError(f"{len(index_bytes)} bytes of indices are not eight a row")
+        if not 1 <= n_columns <= 32767 or not -1 <= time < n_columns:
+            raise ValueError(f"no time at place {time} of {n_columns} columns")
+        out = EncodedBatch.__new__(EncodedBatch)
+        reserve(&out.buffer, size + 1)
+        memcpy(out.buffer.data, PyBytes_AS_STRING(rows), size)
+        with nogil:
+            out._walk(origins, n, size, n_columns, time)
+        return out
+
+    cdef int _walk(
+        self, const char *origins, Py_ssize_t n, Py_ssize_t size, Py_ssize_t n_columns, Py_ssize_t time
+    ) except -1 nogil:
+        """Find n rows in the buffer's first ``size`` bytes."""
+        cdef const char *data = self.buffer.data
+        cdef Py_ssize_t at = 0, row, i
+        cdef int32_t length
+        cdef int64_t day
+        for row in range(n):
+            if size - at < 2:
+                return _malformed(at, size, "fewer rows than indices")
+            if get16(data + at) != n_columns:
+                return _malformed(at, size, "a row whose number of fields is not that of the columns")
+            at += 2
+            for i in range(n_columns):
+                if size - at < 4:
+                    return _malformed(at, size, "a field's length is cut off")
+                length = <int32_t>get32(data + at)
+                if length < -1:
+                    return _malformed(at, size, "a field's length is negative")
+                if length > size - at - 4:
+                    return _malformed(at, size, "a field is longer than what is left")
+                if i == time and length != -1:
+                    if length != 8:
+                        return _malformed(at, size, "a time is not eight bytes long")
+                    day = <int64_t>get64(data + at + 4) // _DAY + EPOCH_DAYS
+                    if not FIRST_DAY <= day <= LAST_DAY:
+                        return _malformed(at, size, "a time lies before 2009 or behind 9999")
+                    self.add_day(day)
+                at += 4 + max(length, 0)
+            self.buffer.size = at
+            self.add_row(<Py_ssize_t>get64_little(origins + 8 * row))
+        return 0 if at == size else _malformed(at, size, "more rows than indices")
 
     def runs(self, Py_ssize_t place):
         """Return (field, start, stop) of the rows that follow each other with an equal field at this place."""

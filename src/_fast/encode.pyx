@@ -10,7 +10,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport uint8_t
 
 from pgtick._fast.batch cimport MAX_KEYS, EncodedBatch
 from pgtick._fast.columns cimport PY_SSIZE_T_MAX, Columns, open_columns
@@ -98,6 +98,8 @@ cdef class RowEncoder:
     cdef tuple names
     cdef frozenset ignored
     cdef dict layouts
+    cdef object last_class
+    cdef _Layout last_layout
     cdef Plan *plans
     cdef Py_ssize_t n
 
@@ -133,22 +135,64 @@ cdef class RowEncoder:
         ``time_unit``: s, ms, us or ns, what integer times count; without it they are refused.
         """
         cdef EncodedBatch out = EncodedBatch.__new__(EncodedBatch)
-        cdef Clock clock
-        cdef Py_ssize_t index = 0
-        cdef int64_t last_day = 0
-        cdef _Layout layout = None
-        cdef object cls = None
-        set_clock(&clock, time_unit)
-        for row in rows:
-            if not (PyTuple_Check(row) or PyDict_Check(row)) and <PyObject *>cls != pgtick_type(row):
-                cls = type(row)
-                layout = self._layout(cls)
-            clock.day = 0
-            if self._row(out, index, row, layout, &clock) and clock.day != last_day:
-                last_day = clock.day
-                out.add_day(last_day)
-            index += 1
+        self._extend(out, rows, 0, PY_SSIZE_T_MAX, time_unit)
         return out
+
+    def append(self, EncodedBatch batch not None, object row, Py_ssize_t index, /, *, time_unit=None):
+        """Encode one row onto the end of the batch, ``index`` its origin; return whether it was taken.
+
+        A refused row becomes one of the batch's errors. Identical contents in text keys are counted through the
+        whole batch. Whatever a row raises passes, and the batch is as it was. While a row is encoded, its own
+        properties cannot append to the same batch: RuntimeError.
+        """
+        cdef Clock clock
+        set_clock(&clock, time_unit)
+        return self._append(batch, index, row, &clock)
+
+    def extend(self, EncodedBatch batch not None, rows, Py_ssize_t index, Py_ssize_t limit, /, *, time_unit=None):
+        """Append rows from an iterator, with the origins ``index`` and up; return how many were taken from it.
+
+        It ends after ``limit`` rows, refused ones included, and the iterator gives what comes next to the next
+        call. When the iterator raises, the rows before stay in the batch: n_rows and the number of errors have
+        grown by as many as were taken. A row that raises was taken too, and is in neither.
+        """
+        return self._extend(batch, rows, index, limit, time_unit)
+
+    cdef Py_ssize_t _extend(
+        self, EncodedBatch out, object rows, Py_ssize_t index, Py_ssize_t limit, object time_unit
+    ) except -1:
+        cdef Clock clock
+        cdef Py_ssize_t taken = 0
+        set_clock(&clock, time_unit)
+        if index > 0:
+            limit = min(limit, PY_SSIZE_T_MAX - index)
+        if limit <= 0:
+            return 0
+        for row in rows:
+            self._append(out, index + taken, row, &clock)
+            taken += 1
+            if taken == limit:
+                break
+        return taken
+
+    cdef inline bint _append(self, EncodedBatch out, Py_ssize_t index, object row, Clock *clock) except -1:
+        """Append one row, or its error. Whatever is raised, the batch ends behind its last whole row."""
+        cdef _Layout layout = None
+        cdef bint taken
+        out.claim()
+        try:
+            if not (PyTuple_Check(row) or PyDict_Check(row)):
+                if <PyObject *>self.last_class != pgtick_type(row):
+                    self.last_layout = self._layout(type(row))
+                    self.last_class = type(row)
+                # The row may replace it while it is used: its properties can encode too.
+                layout = self.last_layout
+            clock.day = 0
+            taken = self._row(out, index, row, layout, clock)
+        finally:
+            out.busy = False
+            out.buffer.size = out.starts[out.n]
+        return taken
 
     def encode_columns(self, columns, *, time_unit=None, scales=None, masks=None):
         """Encode columns: the bytes, days, keys and errors that their rows would give.
@@ -208,7 +252,7 @@ cdef class RowEncoder:
         return layout
 
     cdef bint _row(self, EncodedBatch out, Py_ssize_t index, object row, _Layout layout, Clock *clock) except -1:
-        """Encode one row. Returns whether it was taken; else nothing of it is left but its error."""
+        """Encode one row. Returns whether it was taken; else its bytes are to be cut off again."""
         cdef Buffer *buffer = &out.buffer
         cdef Py_ssize_t start = buffer.size
         cdef Py_ssize_t i, found = 0, n_keys = 0
@@ -243,7 +287,6 @@ cdef class RowEncoder:
                         refused = refusal(self.name, index, self.columns[i], row, MISSING)
                         refused.__cause__ = error
                         out.errors.append(refused)
-                        buffer.size = start
                         return False
             elif mode == 1:
                 value = <object>PyTuple_GET_ITEM(row, i)
@@ -270,11 +313,13 @@ cdef class RowEncoder:
                 broken = IS_NULL
             if broken:
                 out.errors.append(refusal(self.name, index, self.columns[i], value, broken))
-                buffer.size = start
                 return False
         if mode == 2 and found != len(row) and not self._known_keys(out, index, row):
-            buffer.size = start
             return False
+        # Behind the keys nothing may fail: a twin that was counted must be there.
+        out.reserve_row()
+        if clock.day:
+            out.add_day(clock.day)
         if n_keys:
             out.insert_keys(self.plans, start + 2, keys, key_starts, n_keys)
         out.add_row(index)

@@ -9,18 +9,25 @@ from pgtick._fast.rules cimport (
 )
 from pgtick._fast.wire cimport Buffer, put_field4, put_field8
 
-import time
 from datetime import datetime as _datetime, timedelta as _timedelta, timezone as _timezone
 
 from pgtick.rules import EARLIEST as _FIRST_INSTANT
 
 cdef extern from *:
     """
+    #include <chrono>
+
+    static inline int64_t pgtick_now_us() {
+        using namespace std::chrono;
+        return duration_cast<microseconds>(system_clock::now().time_since_epoch()).count();
+    }
+
     #define PGTICK_DAY 86400000000LL
     #define PGTICK_LATEST 9000000000000000000LL
     """
     const int64_t _DAY "PGTICK_DAY"  # µs
     const int64_t _LATEST "PGTICK_LATEST"  # µs
+    int64_t now_us "pgtick_now_us"() noexcept nogil
 
 cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object value, int *overflow) except? -1
@@ -39,7 +46,7 @@ cdef int64_t _EPOCH_DAY = 10957
 
 cdef int set_clock(Clock *clock, object time_unit) except -1:
     """``time_unit``: s, ms, us or ns, what integer times count; None refuses them."""
-    clock.now = time.time_ns() // 1000 - _EPOCH_UNIX
+    clock.now = now_us() - _EPOCH_UNIX
     clock.multiply = 0
     clock.divide = 1
     clock.day = 0

@@ -279,6 +279,10 @@ class DatabaseManager:
             "max": self._pool.get_max_size(),
         }
 
+    async def expire_connections(self) -> None:
+        """Have every connection made anew before it is used again: behind a fail-over."""
+        await self._pool.expire_connections()
+
     def on_close(self, closer: Callable[[], Awaitable[None]]) -> None:
         """Have ``closer`` awaited before the pool closes (listeners, background tasks)."""
         self._closers.append(closer)

@@ -16,12 +16,17 @@ __all__ = [
     "BOOK_TICKERS",
     "BUILT_IN_TABLES",
     "FUNDING_RATES",
+    "INGEST_BATCHES",
+    "INGEST_QUARANTINE",
     "ORDER_FLOW_METRICS",
     "TRADES",
     "Column",
     "Table",
     "quote_identifier",
 ]
+
+#: The time series in which the writer notes its batches, and the table of rows that were refused: not market data.
+INGEST_BATCHES, INGEST_QUARANTINE = "ingest_batches", "ingest_quarantine"
 
 
 def quote_identifier(name: str) -> str:

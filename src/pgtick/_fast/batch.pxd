@@ -9,6 +9,8 @@ from pgtick._fast.wire cimport Buffer
 
 cdef enum:
     MAX_KEYS = 8  # content keys a table
+    FIRST_DAY = 14245  # 2009-01-01, since 1970: no row is older
+    LAST_DAY = 2932896  # 9999-12-31
 
 cdef extern from *:
     """
@@ -41,9 +43,10 @@ cdef class EncodedBatch:
     cdef Py_ssize_t *origins  # the rows' indices in what the caller handed over
     cdef Py_ssize_t n
     cdef Py_ssize_t rows_room
-    cdef uint8_t *day_bits  # one for each day from 2009-01-01 on
+    cdef uint8_t *day_bits  # one for each day from FIRST_DAY on
     cdef Py_ssize_t day_bytes
     cdef unordered_map[uint64_t, uint32_t] seen  # how often a content came, where text keys count it
+    cdef bint busy  # its last row is being encoded, or another thread is sorting it
     cdef readonly list errors
 
     cdef int _grow_rows(self) except -1 nogil
@@ -56,18 +59,33 @@ cdef class EncodedBatch:
     cdef int _copy(self, EncodedBatch source, Py_ssize_t row, Py_ssize_t n) except -1 nogil
     cdef void _place(self, Place *place, Py_ssize_t row, Py_ssize_t key, Py_ssize_t time) noexcept nogil
     cdef EncodedBatch _of_the_same_days(self)
+    cdef int _fit(self) except -1
+    cdef int _walk(
+        self, const char *origins, Py_ssize_t n, Py_ssize_t size, Py_ssize_t n_columns, Py_ssize_t time
+    ) except -1 nogil
 
-    cdef inline int add_row(self, Py_ssize_t origin) except -1 nogil:
+    cdef inline int claim(self) except -1:
+        """Keep others from changing the batch until ``busy`` is False again."""
+        if self.busy:
+            raise RuntimeError("the batch is in use: a row is being encoded onto it, or it is being sorted")
+        self.busy = True
+        return 0
+
+    cdef inline int reserve_row(self) except -1 nogil:
         if self.n == self.rows_room:
             self._grow_rows()
+        return 0
+
+    cdef inline int add_row(self, Py_ssize_t origin) except -1 nogil:
+        self.reserve_row()
         self.origins[self.n] = origin
         self.n += 1
         self.starts[self.n] = self.buffer.size
         return 0
 
     cdef inline int add_day(self, int64_t day) except -1 nogil:
-        """Note a day since 1970; none is before 2009."""
-        cdef Py_ssize_t place = <Py_ssize_t>(day - 14245)
+        """Note a day since 1970."""
+        cdef Py_ssize_t place = <Py_ssize_t>(day - FIRST_DAY)
         if place >> 3 >= self.day_bytes:
             self._grow_days((place >> 3) + 1)
         self.day_bits[place >> 3] |= 1 << (place & 7)

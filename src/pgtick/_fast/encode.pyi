@@ -10,6 +10,17 @@ def content_number(data: bytes) -> int: ...
 class RowEncoder:
     def __new__(cls, table: Table) -> Self: ...
     def encode(self, rows: Iterable[object], *, time_unit: str | None = None) -> EncodedBatch: ...
+    def append(self, batch: EncodedBatch, row: object, index: int, /, *, time_unit: str | None = None) -> bool: ...
+    def extend(
+        self,
+        batch: EncodedBatch,
+        rows: Iterable[object],
+        index: int,
+        limit: int,
+        /,
+        *,
+        time_unit: str | None = None,
+    ) -> int: ...
     def encode_columns(
         self,
         columns: object,

@@ -59,6 +59,20 @@ cdef inline uint64_t get64(const char *p) noexcept nogil:
     return <uint64_t>get32(p) << 32 | get32(p + 4)
 
 
+cdef inline void put64_little(char *p, uint64_t value) noexcept nogil:
+    cdef int i
+    for i in range(8):
+        p[i] = <char>(value >> 8 * i)
+
+
+cdef inline uint64_t get64_little(const char *p) noexcept nogil:
+    cdef int i
+    cdef uint64_t value = 0
+    for i in range(8):
+        value |= <uint64_t><uint8_t>p[i] << 8 * i
+    return value
+
+
 cdef inline int put_field(Buffer *out, const void *data, uint32_t n) except -1 nogil:
     """Append a field of n bytes, its length first."""
     reserve(out, 4 + <Py_ssize_t>n)

@@ -17,7 +17,8 @@ from pgtick.engines import get_engine
 from pgtick.errors import BatchError, RowError, ValidationError
 from pgtick.tables import Table, quote_identifier
 from pgtick.writer.columns import store_columns
-from pgtick.writer.flush import encoder_of, send, store_rows
+from pgtick.writer.encoders import encoder_of
+from pgtick.writer.flush import send, store_rows
 
 __all__ = [
     "check_instant",
