@@ -25,7 +25,7 @@ FLOORS = [
     {"errors"},
     {"rules", "models", "tables", "dsn", "config"},
     {"_fast"},
-    {"connection", "embedded"},
+    {"hosts", "connection", "embedded"},
     {"engines", "cache_operations", "migrator", "migrations", "roles", "verify"},
     {"reader", "writer"},
     {"operations", "doctor"},
