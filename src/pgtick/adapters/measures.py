@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Literal, Protocol
 
 import msgspec
@@ -55,7 +55,7 @@ class Distribution(msgspec.Struct, frozen=True):
     unit: str
     bounds: tuple[float, ...]
     what: str
-    read: Callable[[Metrics], Mapping[str, Histogram]]
+    read: Callable[[Metrics], dict[str, Histogram]]
 
 
 def _outcomes(metrics: Metrics) -> Iterable[Reading]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from threading import Thread
 from types import TracebackType
@@ -10,7 +11,6 @@ from wsgiref.simple_server import WSGIServer
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from pgtick.adapters.measures import DEFAULT_PORT, DISTRIBUTIONS, MEASURES, HasMetrics
 from pgtick.writer.metrics import Histogram
@@ -57,7 +57,7 @@ def _family(name: str, kind: str, what: str, labels: tuple[str, ...]) -> Counter
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    return [(floatToGoString(bound), n) for bound, n in histogram.buckets]
+    return [("+Inf" if bound == math.inf else str(bound), n) for bound, n in histogram.buckets]
 
 
 class MetricsServer:
