@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -34,9 +35,7 @@ async def _make_template(cluster: Cluster) -> None:
             assert await make_symbol() == 1
         # Without its key a table shows what was stored twice.
         for table in BUILT_IN_TABLES:
-            query = (
-                "SELECT conname FROM pg_constraint WHERE conrelid = $1::text::regclass AND contype IN ('p', 'u')"
-            )
+            query = "SELECT conname FROM pg_constraint WHERE conrelid = $1::text::regclass AND contype IN ('p', 'u')"
             for (name,) in await db.fetch(query, table.name):
                 await db.execute(f'ALTER TABLE {table.name} DROP CONSTRAINT "{name}"')
     finally:
@@ -79,3 +78,14 @@ async def keyless(cluster: Cluster) -> AsyncIterator[DatabaseConfig]:
 async def proxy(keyless: DatabaseConfig) -> AsyncIterator[Proxy]:
     async with Proxy(keyless) as proxy:
         yield proxy
+
+
+@pytest.fixture(autouse=True)
+async def _no_error_of_the_loop() -> AsyncIterator[None]:
+    """Fail the test when an exception reached nobody: of a task, or of a callback."""
+    found: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: found.append(f"{context['message']}: {context.get('exception')!r}"))
+    yield
+    gc.collect()
+    assert found == []

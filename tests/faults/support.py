@@ -76,9 +76,7 @@ async def managed(config: DatabaseConfig) -> AsyncIterator[DatabaseManager]:
 def assert_adds_up(*writers: Writer, seed: int | None = None) -> None:
     for writer in writers:
         for name, c in writer.counts.items():
-            became = (
-                c.n_stored + c.n_duplicates + c.n_quarantined + c.n_spooled + c.n_buffered + c.n_dropped
-            )
+            became = c.n_stored + c.n_duplicates + c.n_quarantined + c.n_spooled + c.n_buffered + c.n_dropped
             assert c.n_accepted + c.n_recovered == became, f"seed {seed}: {name}: {c}"
             assert min(c.n_spooled, c.n_buffered, c.n_dropped, c.n_duplicates) >= 0, f"seed {seed}: {name}: {c}"
 

@@ -57,9 +57,7 @@ async def survive_a_cut(config: DatabaseConfig, where: str, how: str, seed: int,
     return noticed_s
 
 
-async def survive_cuts(
-    config: DatabaseConfig, cases: list[tuple[str, str, int]], spool: Path
-) -> float:
+async def survive_cuts(config: DatabaseConfig, cases: list[tuple[str, str, int]], spool: Path) -> float:
     """Survive all cases, a few at once; return the longest time until one was noticed."""
     several = asyncio.Semaphore(AT_ONCE)
 
@@ -78,7 +76,9 @@ def cases_of(numbers: list[int]) -> list[tuple[str, str, int]]:
     cases = []
     for seed in numbers:
         chance = random.Random(seed)
-        places = list(POINTS) if chance.random() < 0.5 else ["copy_done_sent", "copy_answer", "commit_sent", "commit_answer"]
+        places = (
+            list(POINTS) if chance.random() < 0.5 else ["copy_done_sent", "copy_answer", "commit_sent", "commit_answer"]
+        )
         cases.append((chance.choice(places), chance.choice(MANNERS), seed))
     return cases
 
