@@ -241,15 +241,27 @@ async def _given_up_on_failure(connection: Any) -> AsyncIterator[None]:
         yield
     except (asyncpg.PostgresError, _AlreadyCommittedError, SchemaChangedError):
         try:
-            if not connection.is_closed():
+            if not _is_gone(connection):
                 await connection.execute("ROLLBACK", timeout=5.0)
         except BaseException:
-            connection.terminate()
+            _terminate(connection)
             raise
         raise
     except BaseException:
-        connection.terminate()
+        _terminate(connection)
         raise
+
+
+def _is_gone(connection: Any) -> bool:
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:  # the pool has taken a lost connection back; that must not hide why
+        return True
+
+
+def _terminate(connection: Any) -> None:
+    if not _is_gone(connection):
+        connection.terminate()
 
 
 def _day(batch: Batch) -> int:
