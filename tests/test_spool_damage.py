@@ -78,15 +78,13 @@ def test_every_truncation_gives_the_whole_records_before_it(tmp_path: Path) -> N
         n_whole = sum(end <= size for end in ends[1:])
         assert _read(path, content[:size]) == records[:n_whole]
         assert cut.damages == []
-        assert cut.torn_at == (None if size in ends else 0 if size < len(MAGIC) else ends[n_whole]), size or True
+        assert cut.torn_at == (None if size in ends else 0 if size < len(MAGIC) else ends[n_whole])
 
 
 def test_every_flipped_byte_costs_at_most_the_record_it_is_in(tmp_path: Path) -> None:
     path, records = _segment(tmp_path, 30, 30, 30)
     content, ends = path.read_bytes(), _ends(records)
     for place in range(len(content)):
-        if place == MAGIC.index(1):  # the version: not a thing to guess at
-            continue
         harmed = bytearray(content)
         harmed[place] ^= 0x41
         hit = sum(end <= place for end in ends) - 1
@@ -104,13 +102,13 @@ def test_whatever_is_overwritten_the_records_beside_it_come_back(seed: int, n_re
     content = MAGIC + b"".join(encode(record, start) for record, start in zip(records, ends, strict=False))
     harmed = bytearray(content)
     for _ in range(n_harms):
-        start = rng.randrange(len(MAGIC), len(content) + 1)
-        harmed[start : start + rng.randrange(60)] = rng.randbytes(len(harmed[start : start + rng.randrange(60)]))
+        start, end = sorted(rng.randrange(len(MAGIC), len(content) + 1) for _ in range(2))
+        end = min(end, start + 60)
+        harmed[start:end] = rng.randbytes(end - start)
     whole = {
         records[index].batch_id
         for index in range(n_records)
         if harmed[ends[index] : ends[index + 1]] == content[ends[index] : ends[index + 1]]
-        and len(harmed) == len(content)
     }
     result = scan(bytes(harmed))
     assert {entry.batch_id for entry in result.entries} >= whole
@@ -124,19 +122,16 @@ def test_whatever_is_overwritten_the_records_beside_it_come_back(seed: int, n_re
 
 def test_a_record_inside_a_damaged_record_s_body_is_never_taken_for_one(tmp_path: Path) -> None:
     hidden = make_record("hidden")
-    path, records = _segment(tmp_path, 10)
     outer = make_record()
     outer.body = encode(hidden, len(MAGIC)) * 3  # a segment file as the content of a row, say
     last = make_record()
     with opened(tmp_path) as spool:
-        drain(spool)
         for record in (outer, last):
             spool.append(record)
     (path,) = files(tmp_path)
     harmed = bytearray(path.read_bytes())
     harmed[len(MAGIC)] ^= 1  # its head is not to be found
     assert _read(path, bytes(harmed)) == [last]
-    assert records
 
 
 def test_bytes_full_of_marks_are_searched_without_reading_them_again_and_again() -> None:
@@ -214,7 +209,7 @@ def test_a_file_of_nothing_but_damage_is_kept_aside_at_once(tmp_path: Path) -> N
 
 def test_a_file_of_another_version_stays_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path, _ = _segment(tmp_path, 50)
-    content = path.read_bytes().replace(b"PGTICK\x01", b"PGTICK\x02", 1)
+    content = b"PGTICK\x02\n" + path.read_bytes()[9:]
     path.write_bytes(content)
     with pytest.raises(SpoolError, match="version 2"):
         scan(content)
