@@ -13,7 +13,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from pgtick.adapters.measures import DEFAULT_PORT, DISTRIBUTIONS, MEASURES, HasMetrics
-from pgtick.writer.metrics import Histogram
+from pgtick.writer.metrics import Histogram, Metrics
 
 __all__ = ["MetricsServer", "WriterCollector", "serve_metrics"]
 
@@ -21,7 +21,7 @@ __all__ = ["MetricsServer", "WriterCollector", "serve_metrics"]
 class WriterCollector(Collector):
     """Read a writer's metrics whenever it is asked; register one a registry, since the names bear no writer.
 
-    It keeps nothing of its own and may be asked on any thread.
+    It keeps nothing of its own and may be asked on any thread: ``Metrics.read``.
     """
 
     def __init__(self, writer: HasMetrics, registry: CollectorRegistry | None = None) -> None:
@@ -35,20 +35,22 @@ class WriterCollector(Collector):
             HistogramMetricFamily(f"pgtick_{one.name}", one.what, labels=("table",)) for one in DISTRIBUTIONS
         ]
 
-    def collect(self) -> Iterator[Metric]:
-        """Yield every family with its samples."""
-        metrics = self._writer.metrics
-        metrics.refresh()
-        for measure in MEASURES:
-            family = _family(measure.name, measure.kind, measure.what, measure.labels)
-            for labels, value in measure.read(metrics):
-                family.add_metric(labels, value)
-            yield family
-        for one in DISTRIBUTIONS:
-            distribution = HistogramMetricFamily(f"pgtick_{one.name}", one.what, labels=("table",))
-            for table, histogram in one.read(metrics).copy().items():
-                distribution.add_metric((table,), _buckets(histogram), histogram.total)
-            yield distribution
+    def collect(self) -> list[Metric]:
+        """Return every family with its samples, all of one moment."""
+        return self._writer.metrics.read(lambda metrics: [*_families(metrics)])
+
+
+def _families(metrics: Metrics) -> Iterator[Metric]:
+    for measure in MEASURES:
+        family = _family(measure.name, measure.kind, measure.what, measure.labels)
+        for labels, value in measure.read(metrics):
+            family.add_metric(labels, value)
+        yield family
+    for one in DISTRIBUTIONS:
+        distribution = HistogramMetricFamily(f"pgtick_{one.name}", one.what, labels=("table",))
+        for table, histogram in one.read(metrics).copy().items():
+            distribution.add_metric((table,), _buckets(histogram), histogram.total)
+        yield distribution
 
 
 def _family(name: str, kind: str, what: str, labels: tuple[str, ...]) -> CounterMetricFamily | GaugeMetricFamily:
