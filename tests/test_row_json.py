@@ -105,9 +105,7 @@ def test_row_that_waited_encodes_to_the_same_bytes_or_is_refused_again(type_name
     assert text.isascii()
     again = from_json(types, text)
     first, second = (encoder_of(table).encode([one]) for one in (row, again))
-    if (
-        type_name == "jsonb" and isinstance(value, msgspec.Raw) and not is_json(value)
-    ):  # the server refuses it
+    if type_name == "jsonb" and isinstance(value, msgspec.Raw) and not is_json(value):  # the server refuses it
         assert second.errors
         return
     assert first.rows() == second.rows()
