@@ -167,7 +167,7 @@ def test_a_row_that_changes_its_own_batch_is_stopped() -> None:
 
     def look() -> None:
         seen.append(what(batch))
-        encoder.append(other, MIXED[1], 0)
+        encoder.append(other, book(), 0)
         b"".join(batch.chunks())
 
     assert encoder.append(batch, Wrong(look), 2)

@@ -63,10 +63,12 @@ def content_number(data: bytes) -> int:
 cdef class _Layout:
     """Where a class of rows keeps its fields: slot offsets, -1 for what only getattr knows."""
 
+    cdef object cls
     cdef Py_ssize_t *offsets
 
     def __cinit__(self, cls, tuple names):
         cdef Py_ssize_t i
+        self.cls = cls
         self.offsets = <Py_ssize_t *>PyMem_RawMalloc(max(len(names), 1) * sizeof(Py_ssize_t))
         if self.offsets == NULL:
             raise MemoryError
@@ -98,7 +100,6 @@ cdef class RowEncoder:
     cdef tuple names
     cdef frozenset ignored
     cdef dict layouts
-    cdef object last_class
     cdef _Layout last_layout
     cdef Plan *plans
     cdef Py_ssize_t n
@@ -182,11 +183,10 @@ cdef class RowEncoder:
         out.claim()
         try:
             if not (PyTuple_Check(row) or PyDict_Check(row)):
-                if <PyObject *>self.last_class != pgtick_type(row):
-                    self.last_layout = self._layout(type(row))
-                    self.last_class = type(row)
-                # The row may replace it while it is used: its properties can encode too.
+                # A reference of its own: the row's properties can encode too, and replace the last one.
                 layout = self.last_layout
+                if layout is None or <PyObject *>layout.cls != pgtick_type(row):
+                    layout = self.last_layout = self._layout(type(row))
             clock.day = 0
             taken = self._row(out, index, row, layout, clock)
         finally:

@@ -15,6 +15,7 @@ from typing import Any
 from pgtick.config import DatabaseConfig
 from pgtick.connection import connect
 from pgtick.errors import ConfigError, PgtickError
+from pgtick.tables import quote_identifier
 
 __all__ = ["EmbeddedServer", "start_embedded", "state_folder"]
 
@@ -57,8 +58,7 @@ class EmbeddedServer:
         connection = await connect(self.config())
         try:
             if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", name):
-                quoted = name.replace('"', '""')
-                await connection.execute(f'CREATE DATABASE "{quoted}"')
+                await connection.execute(f"CREATE DATABASE {quote_identifier(name)}")
         finally:
             await connection.close()
 

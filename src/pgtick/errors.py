@@ -4,6 +4,7 @@
     ├── ConfigError           a setting is missing or malformed; named, never shown when secret
     ├── NotInitializedError   get_db_manager() before initialize_database()
     ├── ConnectTimeoutError   the server did not answer before the deadline (also a TimeoutError)
+    ├── NoHostError           no host of the configuration serves, or is what is asked for (also a ConnectionError)
     ├── AcquireTimeoutError   no connection came free before the deadline (also a TimeoutError)
     ├── StatementTimeoutError a statement ran past the deadline and was cancelled (also a TimeoutError)
     ├── MigrationError        a migration cannot be found, ordered, loaded or applied
@@ -37,6 +38,7 @@ __all__ = [
     "ConnectTimeoutError",
     "DecodeError",
     "MigrationError",
+    "NoHostError",
     "NotInitializedError",
     "ParallelError",
     "PgtickError",
@@ -90,6 +92,10 @@ class NotInitializedError(PgtickError):
 
 class ConnectTimeoutError(PgtickError, TimeoutError):
     """The server did not answer before the deadline."""
+
+
+class NoHostError(PgtickError, ConnectionError):
+    """No host of the configuration took a connection and is what ``target_session_attrs`` asks for."""
 
 
 class AcquireTimeoutError(PgtickError, TimeoutError):

@@ -11,7 +11,7 @@ import msgspec
 from pgtick._fast.batch import EncodedBatch
 from pgtick.errors import RowError, SpoolError
 from pgtick.tables import Table
-from pgtick.writer.row_json import to_json
+from pgtick.writer.row_json import to_json, types_of
 from pgtick.writer.spool import Record
 
 __all__ = ["Batch", "Refused", "fingerprint_of"]
@@ -30,9 +30,8 @@ class Refused(msgspec.Struct, array_like=True):
     @classmethod
     def of(cls, table: Table, error: RowError, row: dict[str, object] | None = None) -> Refused:
         """Make one of the refusal; without the row, of the value alone."""
-        types = {column.name: column.type for column in table.columns}
         values = {error.column: error.value} if row is None else row
-        return cls(error.index, error.column, f"{error.rule}", to_json(types, values))
+        return cls(error.index, error.column, error.rule, to_json(types_of(table), values))
 
 
 class Batch:

@@ -117,7 +117,7 @@ class Writer:
             if not self._quarantines:
                 counts.n_refused += 1
                 raise batch.errors.pop()
-            lane.refuse(row)
+            lane.refuse(row, time_unit)
         counts.n_accepted += 1
         counts.n_buffered += 1
         size = batch.n_allocated

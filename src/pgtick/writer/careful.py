@@ -19,6 +19,7 @@ from pgtick.errors import RowError
 from pgtick.tables import Table, quote_identifier
 from pgtick.writer.encoders import encoder_of
 from pgtick.writer.faults import DATA_ERRORS
+from pgtick.writer.row_json import read_back
 
 __all__ = ["Findings", "store_carefully"]
 
@@ -64,8 +65,19 @@ class Findings(msgspec.Struct):
     refused: list[tuple[RowError, dict[str, Any]]] = msgspec.field(default_factory=list)
 
 
-async def store_carefully(connection: Any, table: Table, rows: EncodedBatch, judges: bool, engine: Engine) -> Findings:
-    """Store what is new and obeys; inside a transaction of the caller's."""
+async def store_carefully(
+    connection: Any,
+    table: Table,
+    rows: EncodedBatch,
+    engine: Engine,
+    *,
+    judges: bool,
+    cause: asyncpg.PostgresError | None = None,
+) -> Findings:
+    """Store what is new and obeys, inside a transaction of the caller's.
+
+    ``judges``: look for rows that break a rule of the catalogs; ``cause``: what the straight COPY was refused for.
+    """
     columns = ", ".join(quote_identifier(column) for column in table.column_names)
     await connection.execute(
         f"CREATE TEMPORARY TABLE pgtick_incoming ON COMMIT DROP AS SELECT {columns} FROM "
@@ -77,7 +89,7 @@ async def store_carefully(connection: Any, table: Table, rows: EncodedBatch, jud
     )
     work = _Work(connection, table, rows, engine)
     if judges:
-        await work.judge()
+        await work.judge(cause)
     await work.insert(0, rows.n_rows)
     # Not left to the commit: inside a caller's transaction the name must be free again.
     await connection.execute("DROP TABLE pgtick_incoming")
@@ -103,14 +115,14 @@ class _Work:
             "SELECT count(*) FROM stored"
         )
 
-    async def judge(self) -> None:
+    async def judge(self, cause: asyncpg.PostgresError | None) -> None:
         """Take the rows out that break a rule of the catalogs."""
         rules = await _rules(self.connection, self.table)
         if not rules:
             return
         cases = " ".join(f"WHEN {rule.is_broken} THEN {n}" for n, rule in enumerate(rules))
         for place, broken in await self.connection.fetch(_JUDGE.format(cases=cases)):
-            self._refuse(place, rules[broken].column, rules[broken].says, None)
+            self._refuse(place, rules[broken].column, rules[broken].says, cause)
 
     async def insert(self, start: int, stop: int) -> None:
         """Store the rows start..stop; halve what is refused until the culprit is alone."""
@@ -134,7 +146,7 @@ class _Work:
 
     def _refuse(self, place: int, column: str, says: str, cause: asyncpg.PostgresError | None) -> None:
         values = encoder_of(self.table).values(self.rows, place)
-        row = dict(zip(self.table.column_names, values, strict=True))
+        row = read_back(self.table, values)
         error = RowError(
             self.table.name,
             self.rows.origin(place),

@@ -108,13 +108,13 @@ class _Sender:
     async def send(self, is_careful: bool) -> Delivery:
         if not self.batch.rows.n_rows:
             return await self._straight(self.batch.table.name)
-        judges = is_careful
+        judges, cause = is_careful, None
         if not is_careful:
             try:
                 return await self._straight_to_its_place()
             except (asyncpg.UniqueViolationError, *DATA_ERRORS) as error:
-                judges = not isinstance(error, asyncpg.UniqueViolationError)
-        return await self._with_days(lambda: self._carefully(judges))
+                judges, cause = not isinstance(error, asyncpg.UniqueViolationError), error
+        return await self._with_days(lambda: self._carefully(judges, cause))
 
     async def _straight_to_its_place(self) -> Delivery:
         """Copy a large batch to where the engine keeps its day; where that is gone or not allowed, to the table."""
@@ -161,10 +161,12 @@ class _Sender:
                 await self._quarantine(connection, batch.refused)
         return Delivery(n_stored=batch.rows.n_rows, n_quarantined=n_refused)
 
-    async def _carefully(self, judges: bool) -> Delivery:
+    async def _carefully(self, judges: bool, cause: asyncpg.PostgresError | None) -> Delivery:
         batch = self.batch
         async with self._transaction(None) as connection:
-            found: Findings = await store_carefully(connection, batch.table, batch.rows, judges, self.engine)
+            found: Findings = await store_carefully(
+                connection, batch.table, batch.rows, self.engine, judges=judges, cause=cause
+            )
             n_quarantined = 0
             if self.quarantines:
                 refused = [*batch.refused, *(Refused.of(batch.table, error, row) for error, row in found.refused)]

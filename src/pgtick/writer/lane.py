@@ -76,9 +76,11 @@ class Lane:
         times = [batch.sealed_s for batch in self.batches()]
         return min(times) if times else self.oldest_s or time.monotonic()
 
-    def refuse(self, row: object) -> None:
+    def refuse(self, row: object, time_unit: str | None) -> None:
         """Take the newest refusal of the open batch for quarantine, with its row."""
-        self.refused.append(Refused.of(self.table, self.open.errors.pop(), row_values(self.table, row)))
+        self.refused.append(
+            Refused.of(self.table, self.open.errors.pop(), row_values(self.table, row, time_unit=time_unit))
+        )
 
     def extend(self, rows: Iterator[Any], limit: int, time_unit: str | None) -> list[Any]:
         """Encode up to ``limit`` rows onto the open batch; return those that were taken from the iterator."""
@@ -87,7 +89,9 @@ class Lane:
         self.encoder.extend(self.open, iter(taken), base, len(taken), time_unit=time_unit)
         errors = list(self.open.errors)
         self.open.errors.clear()
-        self.refused += [Refused.of(self.table, e, row_values(self.table, taken[e.index - base])) for e in errors]
+        for error in errors:
+            row = row_values(self.table, taken[error.index - base], time_unit=time_unit)
+            self.refused.append(Refused.of(self.table, error, row))
         return taken
 
     def seal(self) -> Batch | None:

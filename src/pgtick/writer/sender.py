@@ -8,19 +8,20 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import asyncpg
 
+from pgtick.connection import DatabaseManager
 from pgtick.errors import PgtickError, SchemaChangedError, SpoolError, UnavailableError
+from pgtick.tables import Table
 from pgtick.writer.batch import Batch
 from pgtick.writer.deliver import Delivery, deliver
 from pgtick.writer.faults import Fault, fault_of
 from pgtick.writer.lane import Lane
+from pgtick.writer.metrics import Metrics
 from pgtick.writer.quiet_log import QuietLogger
-
-if TYPE_CHECKING:
-    from pgtick.writer.buffer import Writer
+from pgtick.writer.spooling import Spooling
 
 __all__ = ["Sender"]
 
@@ -30,13 +31,32 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0  # a server that is back is noticed so soon
 
 
+class Owner(Protocol):
+    """What a sender needs of its Writer."""
+
+    metrics: Metrics
+
+    @property
+    def db(self) -> DatabaseManager: ...
+
+    @property
+    def spooling(self) -> Spooling: ...
+
+    @property
+    def is_half_full(self) -> bool: ...
+
+    def lanes(self) -> dict[Table, Lane]: ...
+
+    def make_room(self) -> None: ...
+
+
 class Sender:
     """Up to ``in_flight`` tasks; each takes one batch after the other, and they end when there is nothing to do.
 
     A table that fails has one attempt at a time, after a pause with jitter that doubles up to 2 s; others go on.
     """
 
-    def __init__(self, writer: Writer, in_flight: int, flush_timeout_s: float, retry_s: float) -> None:
+    def __init__(self, writer: Owner, in_flight: int, flush_timeout_s: float, retry_s: float) -> None:
         self._writer = writer
         self._in_flight = in_flight
         self._flush_timeout_s = flush_timeout_s

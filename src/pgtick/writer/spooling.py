@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from pgtick.config import DatabaseConfig
@@ -45,6 +45,8 @@ class Spooling:
         self._is_writable = False
         self._next_try_s = 0.0
         self._counted: set[str] = set()
+        self._syncing: asyncio.TimerHandle | None = None
+        self._sync: asyncio.Future[None] | None = None  # held, so that it is not collected
         self.is_open = False  # or found to be empty
         self.raises = False
 
@@ -101,6 +103,26 @@ class Spooling:
                     self._refused(error)
                     return
                 self._moved(lane, batch)
+        self._sync_later()
+
+    def _sync_later(self) -> None:
+        """Sync behind the last batch, too, where the spool syncs on an interval."""
+        spool = self._spool
+        if spool is None or spool.fsync != "interval" or self._syncing is not None:
+            return
+
+        def sync() -> None:
+            self._syncing = None
+            if self._is_writable:
+                self._sync = asyncio.ensure_future(asyncio.to_thread(self._sync_now, spool))
+
+        self._syncing = asyncio.get_running_loop().call_later(spool.fsync_interval_s, sync)
+
+    def _sync_now(self, spool: Spool) -> None:
+        try:
+            spool.sync()
+        except SpoolError as error:
+            logger.warning("sync", "the spool could not be synced: %s", error)
 
     def keep_all(self, db: DatabaseManager | None = None) -> int:
         """Bring everything in memory to the spool, without an event loop; return how many rows are left."""
@@ -126,9 +148,8 @@ class Spooling:
         if spool is None:
             return None
         record = await asyncio.to_thread(spool.peek, lane.table.name)
+        self._count_dropped()  # what it found unreadable
         if record is None:
-            lost, lane.counts.n_spooled = lane.counts.n_spooled, 0  # what `verify` found damaged, or was dropped
-            lane.counts.n_dropped += lost
             return None
         return Batch.from_record(lane.table, record)
 
@@ -137,13 +158,19 @@ class Spooling:
         if self._spool is not None:
             # Not awaited under cancellation: the ledger makes another delivery harmless.
             await asyncio.to_thread(self._spool.acknowledge, lane.table.name, batch.id)
+            self._count_dropped()
             self._look()
 
     def close(self) -> None:
         """Sync and unlock it."""
+        if self._syncing is not None:
+            self._syncing.cancel()
         if self._spool is not None and self._is_writable:
-            self._spool.close()
             self._is_writable = False
+            try:
+                self._spool.close()
+            except SpoolError as error:
+                logger.warning("close", "the spool is closed, and a power cut may cost its newest rows: %s", error)
 
     def _folder(self, db: DatabaseManager) -> Path:
         return Path(self._given) if isinstance(self._given, Path | str) else spool_folder(db.config)
@@ -168,13 +195,17 @@ class Spooling:
         self._look()
 
     def _count_dropped(self) -> None:
-        dropped: Any = self._spool.dropped if self._spool is not None else {}
-        for name in list(dropped):
-            n_rows = dropped.pop(name)
-            counts = self._metrics.counts[name]
+        dropped = self._spool.take_dropped() if self._spool is not None else Counter[str]()
+        for name, n_rows in dropped.items():
+            counts = self._metrics.counts_of(name)
             counts.n_spooled -= n_rows
             counts.n_dropped += n_rows
-            logger.warning(f"dropped {name}", "the spool is full: %d rows of %s, the oldest, are dropped", n_rows, name)
+            logger.warning(
+                f"dropped {name}",
+                "%d rows of %s are dropped, or cannot be read",
+                n_rows,
+                name,
+            )
 
     def _refused(self, error: Exception) -> None:
         self._next_try_s = time.monotonic() + _PAUSE_S
@@ -185,4 +216,5 @@ class Spooling:
     def _look(self) -> None:
         if self._spool is not None:
             self._metrics.spool_bytes = self._spool.n_bytes
+            self._metrics.spool_records = sum(self._spool.n_records(name) for name in self._metrics.counts)
             self._metrics.max_spool_bytes = self._spool.max_bytes
