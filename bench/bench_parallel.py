@@ -24,7 +24,7 @@ from pgtick.engines import get_engine
 from pgtick.operations.symbols import resolve_symbol
 from pgtick.tables import BOOK_TICKERS
 from pgtick.writer import copy_parallel
-from pgtick.writer.flush import encoder_of
+from pgtick.writer.encoders import encoder_of
 
 SYMBOLS = 500
 SIZES = {100: 20_000, 1_000: 50_000, 10_000: 100_000, 200_000: 200_000}  # rows a batch: rows a round

@@ -37,6 +37,14 @@ def embedded_config() -> Iterator[DatabaseConfig]:
         yield server.config()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _state_folder() -> Iterator[None]:
+    """Keep spools out of the folders of whoever runs the tests."""
+    with tempfile.TemporaryDirectory(prefix="pgtick") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PGTICK_STATE_DIR", folder)
+        yield
+
+
 EXTENSIONS = {"timescale": "timescaledb", "citus": "citus"}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from pgtick import models, tables
+from pgtick.connection import DatabaseManager
 from pgtick.operations import (
     arbitrage_opportunity,
     balance,
@@ -22,7 +23,7 @@ from pgtick.operations import (
 )
 from pgtick.tables import Table
 
-__all__ = ["ENTITIES", "MINUTE", "NOW", "Entity", "make_symbol", "ticker"]
+__all__ = ["ENTITIES", "MINUTE", "NOW", "Entity", "make_symbol", "quarantined", "ticker"]
 
 NOW = datetime.now(UTC).replace(microsecond=123456)
 MINUTE = timedelta(minutes=1)
@@ -44,6 +45,12 @@ def ticker(symbol_id: int, **changes: object) -> models.BookTickerSnapshot:
         "sequence_number": 1,
     }
     return models.BookTickerSnapshot(**{**values, **changes})  # type: ignore[arg-type]
+
+
+async def quarantined(db: DatabaseManager) -> list[tuple[str, str, str]]:
+    """Return table, column and reason of what is in quarantine, in its order."""
+    query = "SELECT table_name, column_name, reason FROM ingest_quarantine ORDER BY id"
+    return [tuple(record) for record in await db.fetch(query)]
 
 
 class Entity(msgspec.Struct, frozen=True):

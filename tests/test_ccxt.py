@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ccxt_venues import TIME_MS, answer, binance, gate, okx
+from rows import quarantined
 
 from pgtick.adapters.ccxt import CcxtStore
 from pgtick.adapters.ccxt_markets import exchange_enum, market_details, to_instant
@@ -35,8 +36,8 @@ async def _twice(deliver: Callable[[CcxtStore], Awaitable[None]], table: str, n_
     for expected in ((n_rows, 0), (0, n_rows)):
         async with CcxtStore() as store:
             await deliver(store)
-        total = store.writer.totals[table]
-        assert (total.n_stored, total.n_duplicates, total.errors) == (*expected, [])
+        total = store.writer.counts[table]
+        assert (total.n_stored, total.n_duplicates, total.n_quarantined) == (*expected, 0)
         stores.append(store)
     return stores[0]
 
@@ -157,7 +158,7 @@ async def test_trades_without_an_id_are_kept_apart_and_an_overlap_adds_only_the_
     async with CcxtStore() as store:
         for trades in ([like, like], [like, like, other]):
             await store.trades(exchange, trades, RECEIPT_MS)
-    total = store.writer.totals["trade_snapshots"]
+    total = store.writer.counts["trade_snapshots"]
     assert (total.n_stored, total.n_duplicates) == (3, 2)
     rows = await _rows(db, "quantity::text, side", "trade_snapshots")
     name = ("GATEIO_FUTURES", "BTC_USDT", "5")
@@ -222,8 +223,8 @@ async def test_balance_without_a_time_takes_the_receipt_s_and_the_market_named(d
     rows = await db.fetch("SELECT timestamp, asset_name, available_balance, locked_balance FROM balance_snapshots")
     assert [tuple(row) for row in rows] == [(INSTANT, "BTC", 2, 3)]
     assert [exchange.enum_value for exchange in await list_exchanges()] == ["OKX_FUTURES"]
-    (error,) = store.writer.totals["balance_snapshots"].errors  # a total alone does not say what is available
-    assert (error.table, error.column, error.value) == ("balance_snapshots", "available_balance", None)
+    # A total alone does not say what is available.
+    assert await quarantined(db) == [("balance_snapshots", "available_balance", "must not be NULL")]
 
 
 async def test_symbols_are_registered_with_all_that_the_market_says(db: DatabaseManager) -> None:
@@ -284,9 +285,9 @@ async def test_what_cannot_be_stored_is_named_and_the_rest_is_stored(
     assert [message.split(": not stored: ")[0] for message in logged] == ["binance MOON/USDT", f"binance {SWAP}"]
     assert "symbols" in logged[1]
     assert "min_quantity" in logged[1]
-    errors = store.writer.totals["book_ticker_snapshots"].errors
-    assert {(error.column, error.rule) for error in errors} >= {("bid_price", "must be finite")}
-    assert {error.column for error in errors} == {"bid_price", "timestamp"}
+    refused = await quarantined(db)
+    assert ("book_ticker_snapshots", "bid_price", "must be finite") in refused
+    assert {column for _, column, _ in refused} == {"bid_price", "timestamp"}
     assert await _rows(db, "ask_price", "book_ticker_snapshots") == [("BINANCE_SPOT", "BTCUSDT", 3)]
 
 

@@ -22,7 +22,7 @@ from pgtick.config import DatabaseConfig
 from pgtick.connection import DatabaseManager, initialize_database, open_manager, use_manager
 from pgtick.doctor import Report, examine
 from pgtick.errors import PgtickError
-from pgtick.tables import BUILT_IN_TABLES
+from pgtick.tables import BUILT_IN_TABLES, INGEST_BATCHES
 
 ROLE = f"pgtick_test_{os.getpid()}_monitor"
 SECOND = timedelta(seconds=1)
@@ -60,7 +60,7 @@ async def test_report_says_what_is(db: DatabaseManager) -> None:
     assert report.connections.n_max == int(await db.fetchval("SHOW max_connections"))
     assert report.connections.n_by_application["pgtick"] >= 1
     series = {series.table: series for series in report.series}
-    assert set(series) == {table.name for table in BUILT_IN_TABLES}
+    assert set(series) == {*(table.name for table in BUILT_IN_TABLES), INGEST_BATCHES}
     (trades,) = series["trade_snapshots"].exchanges
     assert trades.exchange == "A_SPOT"
     assert trades.oldest == trades.newest == await db.fetchval("SELECT timestamp FROM trade_snapshots")
@@ -107,7 +107,7 @@ async def test_table_that_may_not_be_read_does_not_keep_the_others_from_it(
         await db.execute(f"REVOKE SELECT ON trade_snapshots FROM {ROLE}")
         report = await examine(monitor)
     assert [unseen.subject for unseen in report.unseen] == ["rows of trade_snapshots"]
-    assert len(report.series) == len(BUILT_IN_TABLES)
+    assert len(report.series) == len(BUILT_IN_TABLES) + 1
 
 
 @pytest.mark.engines("plain")  # on Citus the lock is waited for on the nodes, until the look's ten seconds are over

@@ -130,6 +130,20 @@ async def test_sequence_near_its_end_is_found_and_what_to_do_widens_it(db: Datab
     await db.execute("INSERT INTO own VALUES (3000000000); SELECT setval('own_id_seq', 3000000000)")
 
 
+async def test_refused_rows_are_a_warning_that_a_monitor_sees_too(db: DatabaseManager, config: DatabaseConfig) -> None:
+    assert await found(db, "trade_snapshots") == []
+    await db.execute(
+        'INSERT INTO ingest_quarantine (table_name, batch_id, row_index, column_name, reason, "row") '
+        "SELECT 'trade_snapshots', gen_random_uuid(), n, 'price', 'must be > 0', '{}' FROM generate_series(1, 3) n"
+    )
+    (finding,) = await found(db, "trade_snapshots")
+    assert finding.severity == "warning"
+    assert finding.what.startswith("3 refused rows are in quarantine, the newest of 20")
+    assert finding.do.startswith("pgtick quarantine list --table trade_snapshots")
+    async with as_role(config, f"{config.database}_monitor", *MONITOR) as monitor:
+        assert await found(monitor, "trade_snapshots") == [finding]
+
+
 async def test_owner_that_is_no_superuser_is_warned(db: DatabaseManager, config: DatabaseConfig) -> None:
     role = f"{config.database}_owner"
     async with as_role(config, role, *MONITOR, "GRANT CREATE ON SCHEMA public") as owner:

@@ -11,7 +11,7 @@ from pgtick.connection import DatabaseManager
 from pgtick.doctor import examine
 from pgtick.engines import get_engine, maintain
 from pgtick.engines.plain import PlainEngine
-from pgtick.tables import BUILT_IN_TABLES
+from pgtick.tables import BUILT_IN_TABLES, INGEST_BATCHES
 
 pytestmark = pytest.mark.engines("plain")
 
@@ -49,7 +49,7 @@ async def drop_partitions(db: DatabaseManager) -> None:
 async def test_describe_says_how_each_table_is_kept(db: DatabaseManager, engine: PlainEngine) -> None:
     today = await midnight(db)
     infos = {info.table: info for info in await engine.describe(db)}
-    assert list(infos) == sorted(table.name for table in BUILT_IN_TABLES)
+    assert list(infos) == sorted([*(table.name for table in BUILT_IN_TABLES), INGEST_BATCHES])
     info = infos["funding_rate_snapshots"]
     assert (info.kind, info.part_interval, info.retention, info.n_parts) == ("partitioned", DAY, 7 * DAY, 4)
     assert (info.oldest, info.newest) == (today, today + 4 * DAY)

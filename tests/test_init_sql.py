@@ -124,7 +124,7 @@ async def start_on(config: DatabaseConfig) -> None:
     try:
         assert {migration["state"] for migration in await get_available_migrations()} == {"applied"}
         assert await run_pending_migrations() == []
-        assert await db.fetchval("SELECT count(*) FROM pgtick_time_series") == 6
+        assert await db.fetchval("SELECT count(*) FROM pgtick_time_series") == 7
     finally:
         await db.close()
 
@@ -197,7 +197,7 @@ async def test_script_for_timescaledb_makes_what_the_migrations_make() -> None:
         for query in (LEDGER, SERIES, dimensions, policies, candles):
             assert await fetch(scripted, query) == await fetch(migrated, query)
         kinds = Counter(proc_name for _, proc_name, *_ in await fetch(scripted, policies))
-        community = {"policy_retention": 6 + 4, "policy_compression": 6, "policy_refresh_continuous_aggregate": 6}
+        community = {"policy_retention": 7 + 4, "policy_compression": 6, "policy_refresh_continuous_aggregate": 6}
         assert kinds == (community if has_policies else {})
         await start_on(scripted)
 

@@ -394,7 +394,7 @@ async def test_migrations_go_up_and_all_the_way_down_on_timescaledb() -> None:
         with use_manager(db):
             for _ in range(2):
                 assert await run_pending_migrations() == BUILT_IN
-                assert await db.fetchval("SELECT count(*) FROM timescaledb_information.hypertables") == 6
+                assert await db.fetchval("SELECT count(*) FROM timescaledb_information.hypertables") == 7
                 with pytest.raises(MigrationError, match=r"failed: cannot drop .* depends? on "):
                     await rollback_migration("001", destructive=True)
                 for label in reversed(BUILT_IN):

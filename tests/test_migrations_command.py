@@ -78,7 +78,7 @@ def test_functions_open_the_environment_s_database_where_none_is_open(dsn: str) 
         "import asyncio\n"
         "from pgtick.migrations import get_available_migrations, rollback_migration, run_pending_migrations\n"
         "print(len(asyncio.run(run_pending_migrations())))\n"
-        "print(asyncio.run(rollback_migration('006'))['success'])\n"
+        "print(asyncio.run(rollback_migration('007'))['success'])\n"
         "print([row['state'] for row in asyncio.run(get_available_migrations())])\n"
     )
     environment = {**os.environ, "PGTICK_DSN": dsn}

@@ -156,8 +156,8 @@ async def test_writer_takes_an_own_entity_and_finds_a_day_of_last_year(own: Data
     async with Writer(own) as writer:
         for n in (0, 0, 1, 525_600):
             await writer.add(FORCED_ORDERS, order(symbol_id, n))
-    total = writer.totals[NAME]
-    assert (total.n_stored, total.n_duplicates, total.errors) == (3, 1, [])
+    total = writer.counts[NAME]
+    assert (total.n_stored, total.n_duplicates, total.n_quarantined) == (3, 1, 0)
 
 
 async def test_content_makes_the_key_where_the_venue_sends_none(symbol_id: int) -> None:

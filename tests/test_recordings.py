@@ -126,14 +126,14 @@ async def test_recording_is_stored_exactly_and_a_second_replay_adds_nothing(db: 
     assert Counter(trades) == Counter(handed["trades"])
     counts = {"book_ticker_snapshots": len(book_tickers), "trade_snapshots": len(trades)}
     counts = {table: n_rows for table, n_rows in counts.items() if n_rows}
-    totals = store.writer.totals
-    assert {table: (t.n_stored, t.n_duplicates, t.errors) for table, t in totals.items()} == {
-        table: (n_rows, 0, []) for table, n_rows in counts.items()
+    totals = store.writer.counts
+    assert {table: (t.n_stored, t.n_duplicates, t.n_quarantined) for table, t in totals.items()} == {
+        table: (n_rows, 0, 0) for table, n_rows in counts.items()
     }
 
     again = await replay_recordings({feed: _files(feed)})
-    assert {table: (t.n_stored, t.n_duplicates, t.errors) for table, t in again.writer.totals.items()} == {
-        table: (0, n_rows, []) for table, n_rows in counts.items()
+    assert {table: (t.n_stored, t.n_duplicates, t.n_quarantined) for table, t in again.writer.counts.items()} == {
+        table: (0, n_rows, 0) for table, n_rows in counts.items()
     }
     assert list(map(Counter, await _stored(db))) == [Counter(book_tickers), Counter(trades)]
 

@@ -23,7 +23,7 @@ from pgtick.operations.symbols import deactivate_symbol, resolve_symbol
 from pgtick.roles import set_up_roles
 from pgtick.tables import BOOK_TICKERS, TRADES, quote_identifier
 from pgtick.writer import copy_parallel, store_rows
-from pgtick.writer.flush import STRAIGHT_ROWS
+from pgtick.writer.deliver import STRAIGHT_ROWS
 
 LATE = datetime(2021, 4, 22, 12, tzinfo=UTC)
 
@@ -311,6 +311,27 @@ async def test_writer_does_not_migrate(bare: Roles) -> None:
         await initialize_database(await bare.login("writer"))
 
 
+async def test_writer_notes_batches_and_refused_rows_beside_what_it_copies(
+    roles: Roles, writer: DatabaseManager
+) -> None:
+    symbol_id = await make_symbol()
+    async with writer.transaction():
+        await writer.execute(
+            "INSERT INTO ingest_batches (batch_id, table_name, n_rows, n_duplicates, n_quarantined, timestamp) "
+            "VALUES ('00000000-0000-0000-0000-000000000001', 'book_ticker_snapshots', 1, 0, 1, now())"
+        )
+        result = await store_rows(BOOK_TICKERS, [ticker(symbol_id)], db=writer)
+        await writer.execute(
+            'INSERT INTO ingest_quarantine (table_name, batch_id, row_index, column_name, reason, "row") VALUES '
+            "('book_ticker_snapshots', '00000000-0000-0000-0000-000000000001', 0, 'bid_price', 'must be > 0', '{}')"
+        )
+    assert result.n_stored == 1
+    query = "SELECT (SELECT count(*) FROM ingest_batches) + (SELECT count(*) FROM ingest_quarantine)"
+    assert await roles.admin.fetchval(query) == 2
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await writer.execute("INSERT INTO ingest_batches SELECT * FROM ingest_batches")
+
+
 @pytest.mark.engines("plain", "citus")
 @pytest.mark.parametrize(
     "statement",
@@ -323,6 +344,10 @@ async def test_writer_does_not_migrate(bare: Roles) -> None:
         "DELETE FROM {partition}",
         "DROP TABLE {partition}",
         "ALTER TABLE trade_snapshots DETACH PARTITION {partition}",
+        "DELETE FROM ingest_batches",
+        "UPDATE ingest_batches SET n_rows = 0",
+        "DELETE FROM ingest_quarantine",
+        "UPDATE ingest_quarantine SET reason = 'none'",
         "DELETE FROM symbols",
         "TRUNCATE exchanges CASCADE",
         "ALTER TABLE symbols DISABLE TRIGGER ALL",
@@ -401,6 +426,9 @@ async def test_monitor_sees_how_fresh_tables_are_and_no_prices(roles: Roles, wri
         for table in ("pgtick_migrations", "pgtick_time_series", "symbols", "exchanges"):
             await db.fetch(f"SELECT * FROM {table}")
         assert await db.fetchval("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '<insufficient%'") == 0
+        await db.fetch("SELECT table_name, count(table_name), max(quarantined_at) FROM ingest_quarantine GROUP BY 1")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await db.fetch('SELECT "row" FROM ingest_quarantine')
         for query in ("SELECT bid_price FROM book_ticker_snapshots", "SELECT total_balance FROM balance_snapshots"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await db.fetch(query)

@@ -19,7 +19,7 @@ from pgtick.migrator import run_pending_migrations
 from pgtick.roles import set_up_roles
 from pgtick.tables import BOOK_TICKERS
 from pgtick.writer import store_rows
-from pgtick.writer.flush import STRAIGHT_ROWS
+from pgtick.writer.deliver import STRAIGHT_ROWS
 
 TIMESCALE_DSN = os.environ.get("PGTICK_TEST_TIMESCALE_DSN")
 LATE = datetime(2021, 4, 22, 12, tzinfo=UTC)

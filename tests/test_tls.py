@@ -20,6 +20,7 @@ from scratch import find_binary, free_port, hand_over, running
 
 from pgtick.config import DatabaseConfig
 from pgtick.connection import connect, initialize_database
+from pgtick.errors import NoHostError
 
 trustme = pytest.importorskip("trustme", reason="trustme is not installed")
 
@@ -79,7 +80,7 @@ def root(authority: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-async def is_encrypted(port: int, sslmode: str | None, root: str | None = None, host: str = HOST) -> bool:
+async def is_encrypted(port: int | str, sslmode: str | None, root: str | None = None, host: str = HOST) -> bool:
     connection = await connect(
         DatabaseConfig(
             host=host, port=port, database="postgres", user="tester", password=PASSWORD,
@@ -107,6 +108,12 @@ async def test_wrong_host_name_is_refused_by_verify_full_only(port: int, root: s
     with pytest.raises(ssl.SSLCertVerificationError, match=r"127\.0\.0\.1"):
         await is_encrypted(port, "verify-full", root, host="127.0.0.1")
     assert await is_encrypted(port, "verify-ca", root, host="127.0.0.1")
+
+
+async def test_name_that_is_checked_is_that_of_the_host_connected_to(port: int, root: str) -> None:
+    assert await is_encrypted(port, "verify-full", root, host=f"127.0.0.1,{HOST}")
+    with pytest.raises(NoHostError, match=r"ConnectionRefusedError.*127\.0\.0\.1, port \d+: SSLCertVerificationError"):
+        await is_encrypted(f"{free_port()},{port}", "verify-full", root, host=f"{HOST},127.0.0.1")
 
 
 @pytest.mark.parametrize("sslmode", ["verify-ca", "verify-full"])

@@ -14,7 +14,7 @@ from pgtick.connection import DatabaseManager, open_manager
 from pgtick.engines import get_engine
 from pgtick.tables import BOOK_TICKERS
 from pgtick.writer import store_rows
-from pgtick.writer.flush import STRAIGHT_ROWS
+from pgtick.writer.deliver import STRAIGHT_ROWS
 
 pytestmark = pytest.mark.engines("plain")
 
@@ -85,7 +85,7 @@ async def test_role_without_rights_on_the_partition_writes_to_the_table(
 ) -> None:
     await db.execute(
         f"DROP ROLE IF EXISTS {ROLE}; CREATE ROLE {ROLE} LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {ROLE};"
-        f"GRANT INSERT ON {BOOK_TICKERS.name} TO {ROLE}"
+        f"GRANT INSERT ON {BOOK_TICKERS.name}, ingest_batches TO {ROLE}"
     )
     writer = await open_manager(msgspec.structs.replace(config, user=ROLE))
     try:

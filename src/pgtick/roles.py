@@ -34,7 +34,8 @@ SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL lock_timeout = '5s';
 SELECT pg_advisory_xact_lock(hashtext('pgtick roles'))
 """
 
-# {class of object: {kind of role: privileges}}; "columns" are those that tell how fresh a table is: SELECT (…).
+# {class of object: {kind of role: privileges}}; "columns" are those that tell how fresh a table is, and of the
+# quarantine how many rows there are of which table, without them: SELECT (…).
 _SELECT = frozenset({"SELECT"})
 _STORE = frozenset({"SELECT", "INSERT"})
 _WANTED: dict[str, dict[str, frozenset[str]]] = {
@@ -42,6 +43,7 @@ _WANTED: dict[str, dict[str, frozenset[str]]] = {
     "partition": {"writer": _STORE, "reader": _SELECT},
     "lookup": {"writer": _STORE | {"UPDATE"}, "reader": _SELECT, "monitor": _SELECT},
     "candles": {"writer": _SELECT, "reader": _SELECT},
+    "quarantine": {"writer": _STORE, "reader": _SELECT, "monitor": frozenset({"columns"})},
     "bookkeeping": {"writer": _SELECT, "reader": _SELECT, "monitor": _SELECT},
     "sequence": {"writer": frozenset({"USAGE"})},
     "definer": {"writer": frozenset({"EXECUTE"})},
@@ -88,11 +90,13 @@ WITH home AS (
     FROM {schema}.pgtick_time_series s JOIN pg_class c ON c.relname = s.table_name
     JOIN home ON home.oid = c.relnamespace
 ), relations AS (
-    SELECT c.oid, coalesce(s.columns, '{{}}') AS columns, CASE WHEN s.oid IS NOT NULL THEN 'series'
-        WHEN c.relname IN ('exchanges', 'symbols') THEN 'lookup' ELSE 'bookkeeping' END AS class
+    SELECT c.oid, coalesce(s.columns, CASE WHEN c.relname = 'ingest_quarantine'
+            THEN '{{SELECT (quarantined_at),SELECT (table_name)}}'::text[] ELSE '{{}}' END) AS columns,
+        CASE WHEN s.oid IS NOT NULL THEN 'series' WHEN c.relname IN ('exchanges', 'symbols') THEN 'lookup'
+            WHEN c.relname = 'ingest_quarantine' THEN 'quarantine' ELSE 'bookkeeping' END AS class
     FROM pg_class c JOIN home ON home.oid = c.relnamespace LEFT JOIN series s ON s.oid = c.oid
-    WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
-        AND (s.oid IS NOT NULL OR c.relname IN ('exchanges', 'symbols') OR c.relname ^@ 'pgtick_')
+    WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND (s.oid IS NOT NULL
+        OR c.relname IN ('exchanges', 'symbols', 'ingest_quarantine') OR c.relname ^@ 'pgtick_')
     UNION ALL
     SELECT c.oid, '{{}}', 'partition' FROM pg_inherits i JOIN series s ON s.oid = i.inhparent
     JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition

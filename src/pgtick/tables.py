@@ -16,6 +16,8 @@ __all__ = [
     "BOOK_TICKERS",
     "BUILT_IN_TABLES",
     "FUNDING_RATES",
+    "INGEST_BATCHES",
+    "INGEST_QUARANTINE",
     "ORDER_FLOW_METRICS",
     "TRADES",
     "Column",
@@ -23,11 +25,20 @@ __all__ = [
     "quote_identifier",
 ]
 
+#: The time series in which the writer notes its batches, and the table of rows that were refused: not market data.
+INGEST_BATCHES, INGEST_QUARANTINE = "ingest_batches", "ingest_quarantine"
+
+
+_MAX_NAME_BYTES = 63  # what every server is built with unless NAMEDATALEN is changed
+
 
 def quote_identifier(name: str) -> str:
-    """Return the name as a quoted SQL identifier."""
-    if not name or "\0" in name:
-        raise ValueError(f"not an identifier: {name!r}")
+    """Return the name as a quoted SQL identifier.
+
+    Raises ValueError for what is none, a name of more than 63 bytes too: the server would cut it in silence.
+    """
+    if not name or "\0" in name or len(name.encode()) > _MAX_NAME_BYTES:
+        raise ValueError(f"not an identifier (1 to {_MAX_NAME_BYTES} bytes without NUL): {name!r}")
     return '"' + name.replace('"', '""') + '"'
 
 
@@ -81,6 +92,8 @@ class Table:
                 raise ValueError(f"{name}.{column.name}: type {column.type} is not one of {known}")
             if column.content_key and column.type not in ("int8", "text"):
                 raise ValueError(f"{name}.{column.name}: a content key is int8 or text, not {column.type}")
+        for identifier in (name, *self.read_columns):
+            quote_identifier(identifier)
         names = [column.name for column in self.columns]
         for needed in (*key, time_column):
             if needed not in names:

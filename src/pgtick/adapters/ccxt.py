@@ -40,7 +40,7 @@ class CcxtStore(FeedStore):
     and ask as they were (a book ticker is a change of the top), ``n_one_sided`` those with no bid or no ask,
     ``n_rateless`` the funding rates without a rate (dated futures have none), ``n_unlisted`` by (exchange,
     symbol) what is not among ``exchange.markets`` or cannot be registered. All others became rows: see
-    ``writer.totals``.
+    ``writer.counts``.
     """
 
     def __init__(self, db: DatabaseManager | None = None, **writer_options: Any) -> None:

@@ -70,7 +70,7 @@ class CryptofeedStore(FeedStore):
 
     ``n_events`` counts by channel what was handed over; ``n_unchanged`` the book updates that left best bid
     and ask as they were (a book ticker is a change of the top), ``n_one_sided`` those with no bid or no ask
-    (a price is never made up). All others became rows: see ``writer.totals``. ``recorded``: a recording is
+    (a price is never made up). All others became rows: see ``writer.counts``. ``recorded``: a recording is
     played, where a book fetched by REST bears the playing machine's time (a float; recorded times are text);
     those without a time of the venue's are left out and counted in ``n_untimed``.
     """

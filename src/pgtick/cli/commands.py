@@ -26,6 +26,7 @@ from pgtick.cli import report
 from pgtick.cli.doctor import doctor
 from pgtick.cli.market import INSTRUMENTS, SimulatedMarket
 from pgtick.cli.running import run as _run
+from pgtick.cli.top import top
 from pgtick.config import DatabaseConfig, HftConfig
 from pgtick.connection import DatabaseManager, initialize_database, open_manager
 from pgtick.embedded import start_embedded
@@ -50,6 +51,7 @@ def pgtick() -> None:
 
 
 pgtick.add_command(doctor)
+pgtick.add_command(top)
 
 
 @asynccontextmanager
@@ -99,7 +101,7 @@ async def _demo(seconds: float, batch: int, dsn: str | None) -> None:
                 await writer.add(FUNDING_RATES, rate)
             await _stream(writer, market, seconds)
             latencies_ms = [await _batch_latency_ms(writer, market) for _ in range(_N_MEASURED)]
-        report.print_rows(console, writer.totals, time.perf_counter() - started)
+        report.print_rows(console, writer.counts, time.perf_counter() - started)
         percentiles = statistics.quantiles(latencies_ms, n=100)
         console.print(
             f"a 100-row batch is stored in {percentiles[49]:.2f} ms (p50), {percentiles[98]:.2f} ms (p99), "
@@ -116,7 +118,7 @@ async def _stream(writer: Writer, market: SimulatedMarket, seconds: float) -> No
         while (elapsed := time.perf_counter() - started) < seconds:
             for row in market.rows(100):
                 await writer.add(_TABLES[row.table_name], row)
-            n_stored = sum(total.n_stored for total in writer.totals.values())
+            n_stored = sum(total.n_stored for total in writer.counts.values())
             progress.update(task, completed=elapsed, description=f"streaming, {n_stored:,} rows stored")
 
 
@@ -180,7 +182,7 @@ async def _replay(feeds: dict[str, list[str]], dsn: str | None) -> None:
             store = await replay_recordings(
                 feeds, on_feed=lambda feed: progress.update(task, advance=1, description=feed)
             )
-        report.print_rows(console, store.writer.totals, time.perf_counter() - started)
+        report.print_rows(console, store.writer.counts, time.perf_counter() - started)
         console.print(
             f"book updates that left the top as it was: {store.n_unchanged:,}; one-sided books: {store.n_one_sided:,}; "
             f"books of REST without a time: {store.n_untimed:,}"

@@ -13,12 +13,13 @@ from rich.table import Table as Grid
 from pgtick.cache_operations import get_cache_stats, symbol_cache
 from pgtick.connection import get_db_manager
 from pgtick.operations.cross_exchange import get_cross_exchange_spreads, get_latest_prices
+from pgtick.writer.metrics import Counts
 
 __all__ = ["print_prices", "print_rows", "print_system", "time_lookup_ns"]
 
 
 _MAX_SKEW = timedelta(minutes=1)  # recordings of other years are no spread
-_NUMBERS = {"stored", "duplicates", "refused", "rows/s", "bid", "ask"}
+_NUMBERS = {"stored", "duplicates", "quarantined", "spooled", "rows/s", "bid", "ask"}
 
 
 def _number(value: Any) -> str:
@@ -32,12 +33,19 @@ def _grid(title: str, *columns: str) -> Grid:
     return grid
 
 
-def print_rows(console: Console, totals: dict[str, Any], seconds: float) -> None:
+def print_rows(console: Console, counts: dict[str, Counts], seconds: float) -> None:
     """Print per table what became of the rows."""
-    grid = _grid(f"rows, in {seconds:.1f} s", "table", "stored", "duplicates", "refused", "rows/s")
-    for name, total in sorted(totals.items()):
+    grid = _grid(f"rows, in {seconds:.1f} s", "table", "stored", "duplicates", "quarantined", "spooled", "rows/s")
+    for name, total in sorted(counts.items()):
         rate = f"{(total.n_stored + total.n_duplicates) / seconds:,.0f}" if seconds else ""
-        grid.add_row(name, f"{total.n_stored:,}", f"{total.n_duplicates:,}", f"{len(total.errors):,}", rate)
+        grid.add_row(
+            name,
+            f"{total.n_stored:,}",
+            f"{total.n_duplicates:,}",
+            f"{total.n_quarantined:,}",
+            f"{total.n_spooled:,}",
+            rate,
+        )
     console.print(grid)
 
 

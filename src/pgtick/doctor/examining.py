@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from pgtick.connection import DatabaseManager, get_db_manager
 from pgtick.doctor.examination import Examination
+from pgtick.doctor.ingest import look_at_quarantine
 from pgtick.doctor.report import MigrationState, Report
 from pgtick.doctor.series import STALE_AFTER, look_at_series
 from pgtick.doctor.server import look_at_clock, look_at_jobs, look_at_role, look_at_server
@@ -92,6 +93,7 @@ _LOOKS = (
     _look_at_schema,
     look_at_series,
     _look_at_intervals,
+    look_at_quarantine,
     look_at_jobs,
     look_at_indexes,
     look_at_sequences,

@@ -91,6 +91,8 @@ async def look_at_series(examination: Examination) -> None:
         for series in examination.report.series:
             series.size = sizes.get(series.table)
     for series in examination.report.series:
+        if series.table == tables.INGEST_BATCHES:
+            continue  # neither exchanges nor a rate at which batches come
         async with examination.looking(f"rows of {series.table}"):
             await _look_at_rows(examination, engine, series)
 

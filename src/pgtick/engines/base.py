@@ -6,8 +6,7 @@ import asyncio
 import logging
 import random
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -66,6 +65,8 @@ class Engine(ABC):
     """What an engine does for time-series tables, which it knows by their rows in pgtick_time_series."""
 
     name: str
+    #: Settings of the transaction of a COPY into a time-series table, and of what takes its place.
+    copy_settings = ""
 
     @abstractmethod
     async def create(
@@ -94,11 +95,6 @@ class Engine(ABC):
 
     def forget(self, table: str) -> None:  # noqa: B027
         """Forget what is remembered of the table, because the server says otherwise (23514 without a constraint)."""
-
-    @asynccontextmanager
-    async def copying(self, db: DatabaseManager) -> AsyncIterator[None]:
-        """Enter for a COPY into a time-series table, and for what takes its place."""
-        yield
 
     def sorted_error(self, error: asyncpg.PostgresError) -> asyncpg.PostgresError:
         """Return the error that a refused statement means: itself, but where the engine hides it in another."""

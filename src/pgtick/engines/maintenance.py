@@ -6,9 +6,7 @@ import asyncio
 import logging
 import random
 
-import asyncpg
-
-from pgtick.connection import DatabaseManager, add_start_step
+from pgtick.connection import DatabaseManager, add_start_step, connect
 from pgtick.engines.choice import get_engine
 from pgtick.errors import PgtickError
 
@@ -33,7 +31,7 @@ async def maintain(db: DatabaseManager, *, dry_run: bool = False) -> dict[str, l
         return await engine.apply_retention(db, dry_run=True)
     # The lock is a transaction's, so that a transaction pooler may be in between, and on a connection of its
     # own, because the work is done in other, short transactions and the pool may have one connection only.
-    connection = await asyncpg.connect(**db.config.connect_kwargs())
+    connection = await connect(db.config)
     try:
         async with connection.transaction():
             if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _LOCK):

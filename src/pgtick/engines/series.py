@@ -28,7 +28,7 @@ async def create_series(
     that, and on Citus, by ordinary foreign keys.
     """
     engine = await get_engine(db)
-    set_based = db.server_version >= 180000 and engine.name != "citus"  # which has no such triggers
+    set_based = bool(references) and db.server_version >= 180000 and engine.name != "citus"  # it has no such triggers
     for column, target in references.items():
         if set_based and engine.name == "timescale":
             # TimescaleDB locks what a declared key refers to, enforced or not, before it drops a chunk: one

@@ -33,7 +33,7 @@ from pgtick.migrator.ledger import make_ledger, record
 from pgtick.migrator.order import load_all
 from pgtick.migrator.session import locked, migrating, told
 from pgtick.models import Exchange, Symbol
-from pgtick.tables import BUILT_IN_TABLES, quote_identifier
+from pgtick.tables import BUILT_IN_TABLES, INGEST_BATCHES, INGEST_QUARANTINE, quote_identifier
 
 __all__ = ["BaselineReport", "RefusedRows", "TableReport", "baseline"]
 
@@ -45,7 +45,8 @@ SELECT proname::text FROM pg_proc
 WHERE pronamespace = quote_ident(current_schema())::regnamespace AND proname LIKE 'pgtick\\_%' ORDER BY 1
 """
 _REGISTRY = "pgtick_time_series"
-_REGISTRIES = [_REGISTRY, "pgtick_candles"]
+#: pgtick's own tables: made anew.
+_OWN = [_REGISTRY, "pgtick_candles", INGEST_BATCHES, INGEST_QUARANTINE]
 
 
 class _Target(msgspec.Struct, frozen=True):
@@ -164,7 +165,7 @@ async def _baseline(db: DatabaseManager, *, dry_run: bool) -> BaselineReport:
     if not tables:
         return BaselineReport(action="nothing", dry_run=dry_run, pending=_labels(migrations))
     engine = await get_engine(db)  # now, while the tables that are there can tell
-    tables += await find_tables(db, _REGISTRIES)
+    tables += await find_tables(db, _OWN)
     await make_ledger(db)
     try:
         async with db.transaction():
@@ -199,6 +200,10 @@ async def _adopt(
     await engine.make_ahead(db)
     advice += await find_followers(db, has_hypertables=has_hypertables)
     advice += _retention_advice(reports)
+    if INGEST_QUARANTINE in tables:
+        n_refused = await db.fetchval(f"SELECT count(*) FROM {qualified(INGEST_QUARANTINE)}")
+        if n_refused:
+            advice.append(f"{n_refused} rows that a writer had refused stay in {qualified(INGEST_QUARANTINE)}")
     advice.append(f"the old tables are kept; when you need them no longer: DROP SCHEMA {BEFORE} CASCADE;")
     return msgspec.structs.replace(report, tables=tuple(reports), advice=tuple(advice))
 
@@ -210,7 +215,7 @@ def _labels(migrations: Iterable[LoadedMigration]) -> tuple[str, ...]:
 async def _described(db: DatabaseManager, *, has_hypertables: bool) -> dict[str, list[str]]:
     """Return all that makes the tables that are there what they are, which have a retention, and pgtick's routines."""
     described = {}
-    for table in (*_REGISTRIES, *(target.table for target in _TARGETS)):
+    for table in (*_OWN, *(target.table for target in _TARGETS)):
         name = quote_identifier(table)
         if await db.fetchval("SELECT to_regclass($1)", name) is not None:
             described[table] = await describe(db, name, has_hypertables=has_hypertables)

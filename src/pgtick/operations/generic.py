@@ -17,7 +17,8 @@ from pgtick.engines import get_engine
 from pgtick.errors import BatchError, RowError, ValidationError
 from pgtick.tables import Table, quote_identifier
 from pgtick.writer.columns import store_columns
-from pgtick.writer.flush import encoder_of, send, store_rows
+from pgtick.writer.encoders import encoder_of
+from pgtick.writer.flush import send, store_rows
 
 __all__ = [
     "check_instant",
@@ -198,12 +199,13 @@ async def get_stats(table: Table, *, averages: tuple[str, ...] = (), since: date
     leading = table.key[0]
     noun = {"symbol_id": "unique_symbols", "exchange_id": "unique_exchanges"}.get(leading, f"unique_{leading}")
     time = quote_identifier(table.time_column)
-    average_columns = "".join(f", avg({quote_identifier(a)}) AS {quote_identifier('avg_' + a)}" for a in averages)
+    # Named here and not by the server, which would cut a long name.
+    names = ["total_records", noun, "earliest_record", "latest_record", *(f"avg_{column}" for column in averages)]
+    average_columns = "".join(f", avg({quote_identifier(column)})" for column in averages)
     record = await get_db_manager().fetchrow(
-        f"SELECT count(*) AS total_records, count(DISTINCT {quote_identifier(leading)}) AS {noun}, "
-        f"min({time}) AS earliest_record, max({time}) AS latest_record{average_columns} "
+        f"SELECT count(*), count(DISTINCT {quote_identifier(leading)}), min({time}), max({time}){average_columns} "
         f"FROM {quote_identifier(table.name)} WHERE $1::timestamptz IS NULL OR {time} >= $1",
         since,
     )
-    stats = dict(record or {})
-    return {key: float(v) if isinstance(v, Decimal) else v for key, v in stats.items()}
+    values = [float(value) if isinstance(value, Decimal) else value for value in record or ()]
+    return dict(zip(names, values, strict=True))

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from pgtick.connection import DatabaseManager
 from pgtick.tables import Table
-from pgtick.writer.flush import StoreResult, encoder_of, store_batch
+from pgtick.writer.encoders import encoder_of
+from pgtick.writer.flush import StoreResult, store_batch
 
 __all__ = ["store_columns"]
 

@@ -12,7 +12,8 @@ from pgtick._fast.batch import EncodedBatch
 from pgtick.connection import DatabaseManager, get_db_manager
 from pgtick.errors import ParallelError, PgtickError
 from pgtick.tables import Table
-from pgtick.writer.flush import StoreResult, encoder_of, store_batch
+from pgtick.writer.encoders import encoder_of
+from pgtick.writer.flush import StoreResult, store_batch
 
 __all__ = ["ParallelResult", "copy_parallel"]
 

@@ -1,0 +1,214 @@
+"""The careful way of a batch: through a temporary table, where duplicates and bad rows are told apart.
+
+The rules that the catalogs know (checks, NOT NULL, references) are judged for all rows in one query, so that a
+thousand bad rows cost little more than one. What they do not tell is found by halving, in savepoints.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from pgtick._fast.batch import EncodedBatch
+from pgtick.engines.base import Engine
+from pgtick.errors import RowError
+from pgtick.tables import Table, quote_identifier
+from pgtick.writer.encoders import encoder_of
+from pgtick.writer.faults import DATA_ERRORS
+from pgtick.writer.row_json import read_back
+
+__all__ = ["Findings", "store_carefully"]
+
+_CONSTRAINTS = """
+SELECT c.conname::text AS name, c.contype::text AS kind, pg_get_expr(c.conbin, c.conrelid) AS expression,
+       ARRAY(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY k (n, i)
+             JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.n ORDER BY k.i) AS columns,
+       c.confrelid::regclass::text AS target,
+       ARRAY(SELECT quote_ident(a.attname) FROM unnest(c.confkey) WITH ORDINALITY k (n, i)
+             JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.n ORDER BY k.i) AS target_columns
+FROM pg_constraint c
+WHERE c.conrelid = quote_ident($1)::regclass AND c.contype IN ('c', 'f')
+  AND coalesce((to_jsonb(c) ->> 'conenforced')::bool, true)
+"""
+_NOT_NULL = """
+SELECT attname::text FROM pg_attribute
+WHERE attrelid = quote_ident($1)::regclass AND attnotnull AND attnum > 0 AND NOT attisdropped
+"""
+# Pairs of column and referenced table, checked once a statement (migration 001).
+_REFERENCES = """
+SELECT DISTINCT n.nspname::text AS schema, t.tgargs FROM pg_trigger t
+JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE t.tgrelid = quote_ident($1)::regclass AND p.proname = 'pgtick_check_references'
+"""
+_JUDGE = """
+WITH judged AS (SELECT pgtick_n AS n, CASE {cases} END AS broken FROM pgtick_incoming i)
+DELETE FROM pgtick_incoming USING judged WHERE pgtick_n = judged.n AND judged.broken IS NOT NULL
+RETURNING judged.n, judged.broken
+"""
+
+
+class _Rule(msgspec.Struct):
+    column: str
+    says: str
+    is_broken: str  # SQL over the incoming rows, called i
+
+
+class Findings(msgspec.Struct):
+    """What the careful way found; the refusals with their rows, by place in the batch."""
+
+    n_stored: int = 0
+    n_duplicates: int = 0
+    refused: list[tuple[RowError, dict[str, Any]]] = msgspec.field(default_factory=list)
+
+
+async def store_carefully(
+    connection: Any,
+    table: Table,
+    rows: EncodedBatch,
+    engine: Engine,
+    *,
+    judges: bool,
+    cause: asyncpg.PostgresError | None = None,
+) -> Findings:
+    """Store what is new and obeys, inside a transaction of the caller's.
+
+    ``judges``: look for rows that break a rule of the catalogs; ``cause``: what the straight COPY was refused for.
+    """
+    columns = ", ".join(quote_identifier(column) for column in table.column_names)
+    await connection.execute(
+        f"CREATE TEMPORARY TABLE pgtick_incoming ON COMMIT DROP AS SELECT {columns} FROM "
+        f"{quote_identifier(table.name)} WITH NO DATA; "
+        "ALTER TABLE pgtick_incoming ADD COLUMN pgtick_n bigint GENERATED ALWAYS AS IDENTITY (MINVALUE 0)"
+    )
+    await connection.copy_to_table(
+        "pgtick_incoming", source=_chunks(rows), columns=list(table.column_names), format="binary"
+    )
+    work = _Work(connection, table, rows, engine)
+    if judges:
+        await work.judge(cause)
+    await work.insert(0, rows.n_rows)
+    # Not left to the commit: inside a caller's transaction the name must be free again.
+    await connection.execute("DROP TABLE pgtick_incoming")
+    found = work.found
+    found.n_duplicates = rows.n_rows - found.n_stored - len(found.refused)
+    found.refused.sort(key=lambda pair: pair[0].index)
+    return found
+
+
+class _Work:
+    def __init__(self, connection: Any, table: Table, rows: EncodedBatch, engine: Engine) -> None:
+        self.connection = connection
+        self.table = table
+        self.rows = rows
+        self.engine = engine
+        self.found = Findings()
+        name = quote_identifier(table.name)
+        columns = ", ".join(quote_identifier(column) for column in table.column_names)
+        # Counted here, because the command tag of Citus counts the rows that were there already, too.
+        self.query = (
+            f"WITH stored AS (INSERT INTO {name} ({columns}) SELECT {columns} FROM pgtick_incoming "
+            "WHERE pgtick_n >= $1 AND pgtick_n < $2 ORDER BY pgtick_n ON CONFLICT DO NOTHING RETURNING 1) "
+            "SELECT count(*) FROM stored"
+        )
+
+    async def judge(self, cause: asyncpg.PostgresError | None) -> None:
+        """Take the rows out that break a rule of the catalogs."""
+        rules = await _rules(self.connection, self.table)
+        if not rules:
+            return
+        cases = " ".join(f"WHEN {rule.is_broken} THEN {n}" for n, rule in enumerate(rules))
+        for place, broken in await self.connection.fetch(_JUDGE.format(cases=cases)):
+            self._refuse(place, rules[broken].column, rules[broken].says, cause)
+
+    async def insert(self, start: int, stop: int) -> None:
+        """Store the rows start..stop; halve what is refused until the culprit is alone."""
+        try:
+            async with _Savepoint(self.connection):
+                self.found.n_stored += await self.connection.fetchval(self.query, start, stop)
+            return
+        except asyncpg.PostgresError as error:
+            meant = self.engine.sorted_error(error)
+            is_partition = isinstance(meant, asyncpg.CheckViolationError) and meant.constraint_name is None
+            if not isinstance(meant, DATA_ERRORS) or is_partition:
+                raise
+            if stop - start == 1:
+                key = re.match(r"Key \(([^)]*)\)=", meant.detail or "")  # a reference's error tells it only there
+                column = meant.column_name or (key and key[1]) or meant.constraint_name or "?"
+                self._refuse(start, str(column), str(meant), meant)
+                return
+        middle = (start + stop) // 2
+        await self.insert(start, middle)
+        await self.insert(middle, stop)
+
+    def _refuse(self, place: int, column: str, says: str, cause: asyncpg.PostgresError | None) -> None:
+        values = encoder_of(self.table).values(self.rows, place)
+        row = read_back(self.table, values)
+        error = RowError(
+            self.table.name,
+            self.rows.origin(place),
+            column,
+            row.get(column, values),
+            f"was refused by the server: {says}",
+        )
+        error.__cause__ = cause
+        self.found.refused.append((error, row))
+
+
+class _Savepoint:
+    """A savepoint by hand: asyncpg knows nothing of a transaction that began in one round trip with more."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+
+    async def __aenter__(self) -> None:
+        await self.connection.execute("SAVEPOINT pgtick_half")
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, _: object) -> None:
+        if isinstance(error, asyncpg.PostgresError):
+            await self.connection.execute("ROLLBACK TO SAVEPOINT pgtick_half")
+        if error is None:
+            await self.connection.execute("RELEASE SAVEPOINT pgtick_half")
+
+
+async def _rules(connection: Any, table: Table) -> list[_Rule]:
+    written = set(table.column_names)
+    rules = [
+        _Rule(column, "must not be NULL", f"i.{quote_identifier(column)} IS NULL")
+        for (column,) in await connection.fetch(_NOT_NULL, table.name)
+        if column in written
+    ]
+    for record in await connection.fetch(_CONSTRAINTS, table.name):
+        columns, name = record["columns"], record["name"]
+        if not columns or not written.issuperset(columns):
+            continue
+        if record["kind"] == "c":
+            rules.append(_Rule(columns[0], f"breaks the check {name}", f"({record['expression']}) IS FALSE"))
+        else:
+            rules.append(_reference(columns, record["target"], record["target_columns"]))
+    for record in await connection.fetch(_REFERENCES, table.name):
+        arguments = record["tgargs"].decode().split("\0")
+        for column, target in zip(arguments[0::2], arguments[1::2], strict=False):
+            place = f"{quote_identifier(record['schema'])}.{quote_identifier(target)}"
+            if column in written:
+                rules.append(_reference([column], place, ["id"]))
+    return rules
+
+
+def _reference(columns: list[str], target: str, target_columns: list[str]) -> _Rule:
+    own = [f"i.{quote_identifier(column)}" for column in columns]
+    pairs = " AND ".join(f"r.{there} = {here}" for there, here in zip(target_columns, own, strict=True))
+    known = " AND ".join(f"{here} IS NOT NULL" for here in own)
+    return _Rule(
+        columns[0],
+        f"there is no such row in {target}",
+        f"{known} AND NOT EXISTS (SELECT FROM {target} r WHERE {pairs})",
+    )
+
+
+async def _chunks(rows: EncodedBatch) -> AsyncIterator[bytes]:
+    for chunk in rows.chunks():
+        yield chunk
