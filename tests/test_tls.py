@@ -16,6 +16,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from no_secrets import SENTINEL
 from scratch import find_binary, free_port, hand_over, running
 
 from pgtick.config import DatabaseConfig
@@ -24,7 +25,7 @@ from pgtick.errors import NoHostError
 
 trustme = pytest.importorskip("trustme", reason="trustme is not installed")
 
-PASSWORD = "p@/#ss"
+PASSWORD = f"{SENTINEL} p@/#ss"
 HOST = "localhost"  # resolves, and is in the certificate; 127.0.0.1 resolves too, and is not
 
 
