@@ -293,7 +293,7 @@ class Writer:
         self._timer = None
         now = time.monotonic()
         next_s: float | None = None
-        for lane in self._lanes.values():
+        for lane in list(self._lanes.values()):  # sealing wakes the sender, which gives the others their turn
             if lane.oldest_s is None:
                 continue
             left = lane.oldest_s + lane.settings.max_age_s - now
