@@ -31,12 +31,14 @@ N_SERVER_CONNECTIONS = 2
 
 
 @contextmanager
-def running_pgbouncer(server: DatabaseConfig, mode: str, n_connections: int) -> Iterator[DatabaseConfig]:
-    """A pooler with a few connections to the server, as its clients reach it."""
+def running_pgbouncer(
+    server: DatabaseConfig, mode: str, n_connections: int, uid: int | None = None
+) -> Iterator[DatabaseConfig]:
+    """A pooler with a few connections to the server, as its clients reach it; it runs as ``uid``."""
     binary = find_binary("pgbouncer")
     if binary is None:
         pytest.skip("no pgbouncer")
-    user, uid = server.user, None
+    user = server.user
     if server.host.startswith("/"):
         # It will not run as root; the server's own user reaches the socket, and is let in as postgres.
         user, uid = "postgres", (Path(server.host) / f".s.PGSQL.{server.port}").stat().st_uid

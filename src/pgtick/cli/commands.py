@@ -27,6 +27,7 @@ from pgtick.cli.doctor import doctor
 from pgtick.cli.market import INSTRUMENTS, SimulatedMarket
 from pgtick.cli.quarantine import quarantine
 from pgtick.cli.running import run as _run
+from pgtick.cli.spool import spool
 from pgtick.cli.top import top
 from pgtick.config import DatabaseConfig, HftConfig
 from pgtick.connection import DatabaseManager, initialize_database, open_manager
@@ -53,6 +54,7 @@ def pgtick() -> None:
 
 pgtick.add_command(doctor)
 pgtick.add_command(quarantine)
+pgtick.add_command(spool)
 pgtick.add_command(top)
 
 

@@ -24,7 +24,7 @@ from pgtick.operations import quarantine as operations
 from pgtick.tables import BUILT_IN_TABLES, Table
 from pgtick.writer.row_json import types_of, value_of
 
-__all__ = ["quarantine"]
+__all__ = ["import_tables", "quarantine"]
 
 _WIDTH = 150
 _Ids = tuple[int, ...]
@@ -52,7 +52,7 @@ def _run(dsn: str | None, work: Callable[[DatabaseManager], Awaitable[Any]]) -> 
     return run(inside())
 
 
-def _import(modules: tuple[str, ...]) -> list[Table]:
+def import_tables(modules: tuple[str, ...]) -> list[Table]:
     """Import the modules, those of the working directory too, and return the Tables in them."""
     if modules and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # python -m does so, an installed command does not
@@ -155,7 +155,7 @@ def fix(
 
     Exit code: 0 it can be replayed, 1 it could not be changed, 3 it still breaks a rule.
     """
-    tables = _import(modules)
+    tables = import_tables(modules)
 
     async def mend(db: DatabaseManager) -> Any:
         name = (await operations.get_quarantined(db, row_id)).table_name
@@ -192,7 +192,7 @@ def replay(
 
     Exit code: 0 nothing is left of them, 1 it could not be done, 3 some are still refused, or of unknown tables.
     """
-    tables = _import(modules)
+    tables = import_tables(modules)
     done: operations.Replayed = _run(
         dsn,
         lambda db: operations.replay_quarantine(db, ids=ids or None, table=table, tables=tables, dry_run=dry_run),

@@ -15,7 +15,7 @@ import msgspec
 
 from pgtick._fast.batch import EncodedBatch
 from pgtick.engines.base import Engine
-from pgtick.errors import RowError
+from pgtick.errors import RowError, SchemaChangedError
 from pgtick.tables import Table, quote_identifier
 from pgtick.writer.encoders import encoder_of
 from pgtick.writer.faults import DATA_ERRORS
@@ -49,6 +49,8 @@ WITH judged AS (SELECT pgtick_n AS n, CASE {cases} END AS broken FROM pgtick_inc
 DELETE FROM pgtick_incoming USING judged WHERE pgtick_n = judged.n AND judged.broken IS NOT NULL
 RETURNING judged.n, judged.broken
 """
+
+_NO_NULL = "must not be NULL"
 
 
 class _Rule(msgspec.Struct):
@@ -122,6 +124,8 @@ class _Work:
             return
         cases = " ".join(f"WHEN {rule.is_broken} THEN {n}" for n, rule in enumerate(rules))
         for place, broken in await self.connection.fetch(_JUDGE.format(cases=cases)):
+            if rules[broken].says == _NO_NULL:
+                self._check_schema(rules[broken].column)
             self._refuse(place, rules[broken].column, rules[broken].says, cause)
 
     async def insert(self, start: int, stop: int) -> None:
@@ -138,11 +142,18 @@ class _Work:
             if stop - start == 1:
                 key = re.match(r"Key \(([^)]*)\)=", meant.detail or "")  # a reference's error tells it only there
                 column = meant.column_name or (key and key[1]) or meant.constraint_name or "?"
+                if isinstance(meant, asyncpg.NotNullViolationError):
+                    self._check_schema(str(column))
                 self._refuse(start, str(column), str(meant), meant)
                 return
         middle = (start + stop) // 2
         await self.insert(start, middle)
         await self.insert(middle, stop)
+
+    def _check_schema(self, column: str) -> None:
+        """Raise for a NULL that the Table allows: the column has been changed, the row is not bad."""
+        if any(known.name == column and known.nullable for known in self.table.columns):
+            raise SchemaChangedError(self.table.name, f"{column} has been made NOT NULL, and there are rows without it")
 
     def _refuse(self, place: int, column: str, says: str, cause: asyncpg.PostgresError | None) -> None:
         values = encoder_of(self.table).values(self.rows, place)
@@ -177,7 +188,7 @@ class _Savepoint:
 async def _rules(connection: Any, table: Table) -> list[_Rule]:
     written = set(table.column_names)
     rules = [
-        _Rule(column, "must not be NULL", f"i.{quote_identifier(column)} IS NULL")
+        _Rule(column, _NO_NULL, f"i.{quote_identifier(column)} IS NULL")
         for (column,) in await connection.fetch(_NOT_NULL, table.name)
         if column in written
     ]

@@ -18,7 +18,7 @@ import msgspec
 from pgtick.connection import DatabaseManager
 from pgtick.engines import get_engine
 from pgtick.engines.base import Engine
-from pgtick.errors import RowError
+from pgtick.errors import RowError, SchemaChangedError
 from pgtick.writer.batch import Batch, Refused
 from pgtick.writer.careful import Findings, store_carefully
 from pgtick.writer.faults import DATA_ERRORS
@@ -239,17 +239,29 @@ async def _given_up_on_failure(connection: Any) -> AsyncIterator[None]:
     """Roll back what the server refused; close a connection that is in doubt, which wakes its server process, too."""
     try:
         yield
-    except (asyncpg.PostgresError, _AlreadyCommittedError):
+    except (asyncpg.PostgresError, _AlreadyCommittedError, SchemaChangedError):
         try:
-            if not connection.is_closed():
+            if not _is_gone(connection):
                 await connection.execute("ROLLBACK", timeout=5.0)
         except BaseException:
-            connection.terminate()
+            _terminate(connection)
             raise
         raise
     except BaseException:
-        connection.terminate()
+        _terminate(connection)
         raise
+
+
+def _is_gone(connection: Any) -> bool:
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:  # the pool has taken a lost connection back; that must not hide why
+        return True
+
+
+def _terminate(connection: Any) -> None:
+    if not _is_gone(connection):
+        connection.terminate()
 
 
 def _day(batch: Batch) -> int:

@@ -1,0 +1,1 @@
+"""What must be survived (docs/reliability.md): the instruments, and a test for each fault."""

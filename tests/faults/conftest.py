@@ -1,0 +1,91 @@
+"""A cluster that may be killed, a migrated database in it for each test, and a way to it by the proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from faults.proxy import Proxy
+from faults.servers import Cluster
+from pgtick.config import DatabaseConfig
+from pgtick.connection import open_manager, use_manager
+from pgtick.engines import get_engine
+from pgtick.migrator import run_pending_migrations
+from pgtick.tables import BUILT_IN_TABLES
+from rows import make_symbol
+
+_numbers = itertools.count()
+TEMPLATE = "pgtick_test_faults"
+
+
+async def _make_template(cluster: Cluster) -> None:
+    await cluster.execute(f"CREATE DATABASE {TEMPLATE}")
+    db = await open_manager(cluster.config(TEMPLATE))
+    try:
+        await run_pending_migrations(db)
+        await (await get_engine(db)).make_ahead(db)
+        with use_manager(db):
+            assert await make_symbol() == 1
+        # Without its key a table shows what was stored twice.
+        for table in BUILT_IN_TABLES:
+            query = "SELECT conname FROM pg_constraint WHERE conrelid = $1::text::regclass AND contype IN ('p', 'u')"
+            for (name,) in await db.fetch(query, table.name):
+                await db.execute(f'ALTER TABLE {table.name} DROP CONSTRAINT "{name}"')
+    finally:
+        await db.close()
+
+
+@pytest.fixture(scope="session")
+def faults_cluster() -> Iterator[Cluster]:
+    with tempfile.TemporaryDirectory(prefix="pgtick", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        cluster = Cluster(Path(folder) / "server").create()
+        try:
+            cluster.start()
+            asyncio.run(_make_template(cluster))
+            yield cluster
+        finally:
+            cluster.remove()
+
+
+@pytest.fixture
+def cluster(faults_cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster, running; it may be killed."""
+    if not faults_cluster.is_up:
+        faults_cluster.start()
+    yield faults_cluster
+
+
+@pytest.fixture
+async def keyless(cluster: Cluster) -> AsyncIterator[DatabaseConfig]:
+    """A migrated database with symbol 1, whose tables have no key: what was stored twice is there twice."""
+    name = f"pgtick_test_faults{next(_numbers)}"
+    await cluster.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    yield msgspec.structs.replace(cluster.config(name), connect_timeout_s=5.0, max_connections=3)
+    if not cluster.is_up:
+        await asyncio.to_thread(cluster.start)
+    await cluster.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def proxy(keyless: DatabaseConfig) -> AsyncIterator[Proxy]:
+    async with Proxy(keyless) as proxy:
+        yield proxy
+
+
+@pytest.fixture(autouse=True)
+async def _no_error_of_the_loop() -> AsyncIterator[None]:
+    """Fail the test when an exception reached nobody: of a task, or of a callback."""
+    found: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: found.append(f"{context['message']}: {context.get('exception')!r}"))
+    yield
+    gc.collect()
+    assert found == []
