@@ -15,6 +15,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from no_secrets import SENTINEL, pytest_configure  # noqa: F401  a hook: it starts the watch
 
 from pgtick.config import DatabaseConfig
 from pgtick.connection import DatabaseManager, initialize_database, open_manager
@@ -110,10 +111,11 @@ async def _execute(config: DatabaseConfig, *statements: str) -> None:
 
 
 def _named(server: DatabaseConfig, name: str) -> DatabaseConfig:
+    """Return the configuration of a database, with a password everywhere, also where the server asks for none."""
     assert name.startswith("pgtick_test_")
     import msgspec
 
-    return msgspec.structs.replace(server, database=name)
+    return msgspec.structs.replace(server, database=name, password=server.password or f"{SENTINEL}@/#?%: of a test")
 
 
 async def _create(server: DatabaseConfig, name: str, kind: str) -> None:

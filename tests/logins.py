@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
+from no_secrets import SENTINEL
 
 from pgtick.config import DatabaseConfig
 from pgtick.connection import DatabaseManager, open_manager
@@ -16,7 +17,7 @@ from pgtick.tables import quote_identifier
 __all__ = ["KINDS", "Roles", "roles_of"]
 
 KINDS = ("owner", "writer", "reader", "monitor")
-PASSWORD = "no secret: of a role of these tests"
+PASSWORD = f"{SENTINEL}: of a role of these tests"
 _numbers = itertools.count()
 
 

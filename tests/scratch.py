@@ -64,3 +64,12 @@ def _wait_until_up(process: subprocess.Popen[bytes], port: int, log: Path) -> No
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{process.args!r} is not up:\n{log.read_text('utf-8', 'replace')}") from None
             time.sleep(0.05)
+
+
+def wait_until_ready(data: Path) -> None:
+    """Wait until the PostgreSQL of the folder lets clients in; its port is open before that."""
+    deadline = time.monotonic() + 30
+    while (data / "postmaster.pid").read_text("utf-8").split("\n")[-2].strip() not in ("ready", "standby"):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the server on {data} does not get ready")
+        time.sleep(0.05)

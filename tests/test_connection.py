@@ -14,6 +14,7 @@ from typing import Any
 import asyncpg
 import msgspec
 import pytest
+from no_secrets import SENTINEL
 
 import pgtick.connection as connection_module
 from pgtick.config import DatabaseConfig
@@ -27,7 +28,7 @@ from pgtick.errors import (
 )
 from pgtick.operations.symbols import resolve_symbol
 
-SECRET = "s3cr3t@/#?%: '\"\\päß密码"
+SECRET = f"{SENTINEL}@/#?%: '\"\\päß密码"
 
 
 class Stop(Exception):  # noqa: N818 - it is no error
@@ -537,7 +538,7 @@ async def test_wrong_password_is_refused_and_shown_nowhere(
     scram: DatabaseConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    wrong = msgspec.structs.replace(scram, password="wr" + "0ng")  # in two, since a traceback shows this line
+    wrong = msgspec.structs.replace(scram, password="wr" + f"0ng {SENTINEL}")  # a traceback shows this line
     with pytest.raises(asyncpg.InvalidPasswordError, match="pgtick_test_scram") as caught:
         await initialize_database(wrong)
     assert "wr0ng" not in "".join(traceback.format_exception(caught.value))

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_core_memory import CASES, fails_at_every_allocation
 from wire import DAY, HEADER, TRAILER, WHEN, book, trade, untraced
@@ -70,6 +70,7 @@ def test_append_gives_what_encode_gives(table: Table, rows: list[object], unit: 
     assert b"".join(batch.chunks()) == b"".join(expected.chunks()) == HEADER + batch.rows() + TRAILER
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(MIXED), max_size=40), st.lists(st.integers(0, 9), max_size=12))
 def test_extend_with_limits_gives_what_encode_gives(rows: list[object], limits: list[int]) -> None:
     encoder = RowEncoder(BOOK_TICKERS)

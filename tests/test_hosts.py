@@ -17,7 +17,7 @@ from pathlib import Path
 import asyncpg
 import msgspec
 import pytest
-from scratch import find_binary, free_port, hand_over, running
+from scratch import find_binary, free_port, hand_over, running, wait_until_ready
 
 from pgtick.config import DatabaseConfig
 from pgtick.connection import connect, initialize_database, open_manager
@@ -71,6 +71,7 @@ def pair() -> Iterator[Pair]:
             options = [part for setting in settings for part in ("-c", setting)]
             with running([binary("postgres"), "-D", data, "-p", str(port), *options], uid, port, data / "log.txt"):
                 try:
+                    wait_until_ready(data)
                     yield
                 finally:
                     stop(data)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from cached import NAMES, check_against_oracle, make
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgtick._fast.symbols import SymbolCache
@@ -35,6 +35,7 @@ cached_symbols = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(cached_symbols, max_size=12))
 def test_load_any_symbols_agrees_with_dicts(symbols: list[CachedSymbol]) -> None:
     cache = SymbolCache()
@@ -43,6 +44,7 @@ def test_load_any_symbols_agrees_with_dicts(symbols: list[CachedSymbol]) -> None
     check_against_oracle(cache, symbols)
 
 
+@settings(deadline=None)
 @given(st.lists(cached_symbols, max_size=4), st.lists(cached_symbols, max_size=12))
 def test_put_any_symbols_agrees_with_dicts(loaded: list[CachedSymbol], added: list[CachedSymbol]) -> None:
     cache = SymbolCache()

@@ -312,3 +312,21 @@ async def test_writer_used_inside_a_transaction_is_no_part_of_it(db: DatabaseMan
         await work_that_fails()
     await writer.close()
     assert await db.fetchval("SELECT count(*) FROM book_ticker_snapshots") == 1
+
+
+async def test_row_that_itself_raises_leaves_those_before_it_accepted(db: DatabaseManager, symbol_id: int) -> None:
+    class Wrong:
+        @property
+        def timestamp(self) -> datetime:
+            raise ZeroDivisionError
+
+    rows = rows_of(symbol_id, 1, 2)
+    rows[1].bid_price = 0
+    async with Writer(max_age_s=60) as writer:
+        with pytest.raises(ZeroDivisionError):
+            await writer.add_many(BOOK_TICKERS, [*rows, Wrong(), *rows_of(symbol_id, 3)])
+        await writer.add_many(BOOK_TICKERS, rows_of(symbol_id, 4, 5))
+        assert adds_up(writer)
+    total = writer.counts[BOOK_TICKERS.name]
+    assert (total.n_accepted, total.n_stored, total.n_quarantined) == (4, 3, 1)
+    assert await db.fetchval("SELECT row_index FROM ingest_quarantine") == 1

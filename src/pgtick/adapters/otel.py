@@ -50,10 +50,9 @@ class WriterInstruments:
 
     def read(self, measure: Measure) -> list[Observation]:
         """Return the measure's readings now, with their labels as attributes."""
-        self._metrics.refresh()
         return [
             Observation(value, {**self._attributes, **dict(zip(measure.labels, labels, strict=True))})
-            for labels, value in measure.read(self._metrics)
+            for labels, value in self._metrics.read(lambda metrics: [*measure.read(metrics)])
         ]
 
     def _observe(self, name: str, table: str, value: float) -> None:

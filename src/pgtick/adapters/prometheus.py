@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pgtick.adapters.measures import DEFAULT_PORT, DISTRIBUTIONS, MEASURES, HasMetrics
-from pgtick.writer.metrics import Histogram
+from pgtick.adapters.measures import DEFAULT_PORT, DISTRIBUTIONS, MEASURES, HasMetrics, Reading
+from pgtick.writer.metrics import Metrics
 
 __all__ = ["MetricsServer", "WriterCollector", "serve_metrics"]
 
@@ -21,7 +21,7 @@ __all__ = ["MetricsServer", "WriterCollector", "serve_metrics"]
 class WriterCollector(Collector):
     """Read a writer's metrics whenever it is asked; register one a registry, since the names bear no writer.
 
-    It keeps nothing of its own and may be asked on any thread.
+    It keeps nothing of its own and may be asked on any thread: ``Metrics.read``.
     """
 
     def __init__(self, writer: HasMetrics, registry: CollectorRegistry | None = None) -> None:
@@ -36,28 +36,37 @@ class WriterCollector(Collector):
         ]
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every family with its samples."""
-        metrics = self._writer.metrics
-        metrics.refresh()
-        for measure in MEASURES:
+        """Yield every family with its samples, all of one moment."""
+        # On the writer's event loop only what must be of one moment is read: the families take much longer to make.
+        measured, distributed = self._writer.metrics.read(_reading)
+        for measure, readings in zip(MEASURES, measured, strict=True):
             family = _family(measure.name, measure.kind, measure.what, measure.labels)
-            for labels, value in measure.read(metrics):
+            for labels, value in readings:
                 family.add_metric(labels, value)
             yield family
-        for one in DISTRIBUTIONS:
+        for one, histograms in zip(DISTRIBUTIONS, distributed, strict=True):
             distribution = HistogramMetricFamily(f"pgtick_{one.name}", one.what, labels=("table",))
-            for table, histogram in one.read(metrics).copy().items():
-                distribution.add_metric((table,), _buckets(histogram), histogram.total)
+            for table, buckets, total in histograms:
+                named = [("+Inf" if bound == math.inf else str(bound), float(n)) for bound, n in buckets]
+                distribution.add_metric((table,), named, total)
             yield distribution
+
+
+_Buckets = list[tuple[float, int]]
+
+
+def _reading(metrics: Metrics) -> tuple[list[list[Reading]], list[list[tuple[str, _Buckets, float]]]]:
+    measured = [list(measure.read(metrics)) for measure in MEASURES]
+    distributed = [
+        [(table, histogram.buckets, histogram.total) for table, histogram in one.read(metrics).copy().items()]
+        for one in DISTRIBUTIONS
+    ]
+    return measured, distributed
 
 
 def _family(name: str, kind: str, what: str, labels: tuple[str, ...]) -> CounterMetricFamily | GaugeMetricFamily:
     family = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
     return family(f"pgtick_{name}", what, labels=labels)
-
-
-def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    return [("+Inf" if bound == math.inf else str(bound), n) for bound, n in histogram.buckets]
 
 
 class MetricsServer:

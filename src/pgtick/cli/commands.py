@@ -1,4 +1,4 @@
-"""demo, server, replay, migrate, maintain; doctor is in a module of its own."""
+"""demo, server, replay, migrate, maintain; doctor and quarantine are in modules of their own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from pgtick import engines
 from pgtick.cli import report
 from pgtick.cli.doctor import doctor
 from pgtick.cli.market import INSTRUMENTS, SimulatedMarket
+from pgtick.cli.quarantine import quarantine
 from pgtick.cli.running import run as _run
+from pgtick.cli.spool import spool
 from pgtick.cli.top import top
 from pgtick.config import DatabaseConfig, HftConfig
 from pgtick.connection import DatabaseManager, initialize_database, open_manager
@@ -51,6 +53,8 @@ def pgtick() -> None:
 
 
 pgtick.add_command(doctor)
+pgtick.add_command(quarantine)
+pgtick.add_command(spool)
 pgtick.add_command(top)
 
 

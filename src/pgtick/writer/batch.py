@@ -83,6 +83,8 @@ class Batch:
         try:
             rows, indices, refused = msgspec.msgpack.decode(record.body, type=tuple[bytes, bytes, list[Refused]])
             time = table.column_names.index(table.time_column)
+            if table.columns[time].type != "timestamptz":
+                time = -1  # a date needs no partition of its day
             encoded = EncodedBatch.load(rows, indices, len(table.columns), time)
         except (msgspec.DecodeError, ValueError) as error:
             raise SpoolError(f"{table.name}: batch {record.batch_id} in the spool cannot be read: {error}") from error

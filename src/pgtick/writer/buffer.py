@@ -132,25 +132,24 @@ class Writer:
     async def add_many(self, table: Table, rows: Iterable[object], *, time_unit: str | None = None) -> None:
         """Accept rows in their order, giving the event loop its turn. With refused="raise" those before it are in."""
         source = iter(rows)
+        if not self._quarantines:
+            for row in source:
+                await self.add(table, row, time_unit=time_unit)
+            return
         while True:
             lane = await self._admit(table)
             room = min(_CHUNK_ROWS, max(lane.settings.max_rows - lane.n_open, 1))
-            before = len(lane.refused)
-            taken = lane.extend(source, room if self._quarantines else 1, time_unit)
-            if not taken:
+            try:
+                n_taken = lane.extend(source, room, time_unit)
+            finally:
+                self._count_bytes()
+                if lane.n_open >= lane.settings.max_rows:
+                    self._seal(lane)
+                elif lane.n_open and lane.oldest_s is None:
+                    self._start_age(lane)
+            if not n_taken:
                 return
-            if not self._quarantines and len(lane.refused) > before:
-                lane.refused.pop()
-                lane.counts.n_refused += 1
-                lane.encoder.canonical(taken[0], time_unit=time_unit)  # raises its RowError
-            lane.counts.n_accepted += len(taken)
-            lane.counts.n_buffered += len(taken)
-            self._count_bytes()
-            if lane.n_open >= lane.settings.max_rows:
-                self._seal(lane)
-            elif lane.oldest_s is None:
-                self._start_age(lane)
-            if len(taken) == _CHUNK_ROWS:
+            if n_taken == _CHUNK_ROWS:
                 await asyncio.sleep(0)
 
     async def add_columns(
@@ -167,11 +166,14 @@ class Writer:
         batches = lane.encoder.column_batches(
             columns, lane.settings.max_rows, time_unit=time_unit, scales=scales, masks=masks
         )
-        base = lane.n_handed
+        n_before = 0
         while (encoded := await asyncio.to_thread(next, batches, None)) is not None:
             await self._admit(table)
             errors = list(encoded.errors)
             encoded.errors.clear()
+            # Their places in the columns become numbers of rows handed over, others of meanwhile among them.
+            base = lane.n_handed - n_before
+            n_before += encoded.n_rows + len(errors)
             encoded.shift(base)
             for error in errors:
                 error.index += base

@@ -82,17 +82,21 @@ class Lane:
             Refused.of(self.table, self.open.errors.pop(), row_values(self.table, row, time_unit=time_unit))
         )
 
-    def extend(self, rows: Iterator[Any], limit: int, time_unit: str | None) -> list[Any]:
-        """Encode up to ``limit`` rows onto the open batch; return those that were taken from the iterator."""
+    def extend(self, rows: Iterator[Any], limit: int, time_unit: str | None) -> int:
+        """Accept up to ``limit`` rows; return how many. When a row itself raises, those before it are accepted."""
         taken = list(itertools.islice(rows, limit))
-        base = self.n_handed
-        self.encoder.extend(self.open, iter(taken), base, len(taken), time_unit=time_unit)
-        errors = list(self.open.errors)
-        self.open.errors.clear()
-        for error in errors:
-            row = row_values(self.table, taken[error.index - base], time_unit=time_unit)
-            self.refused.append(Refused.of(self.table, error, row))
-        return taken
+        base, n_before = self.n_handed, self.n_open
+        try:
+            self.encoder.extend(self.open, iter(taken), base, len(taken), time_unit=time_unit)
+        finally:
+            errors = list(self.open.errors)
+            self.open.errors.clear()
+            for error in errors:
+                row = row_values(self.table, taken[error.index - base], time_unit=time_unit)
+                self.refused.append(Refused.of(self.table, error, row))
+            self.counts.n_accepted += self.n_open - n_before
+            self.counts.n_buffered += self.n_open - n_before
+        return len(taken)
 
     def seal(self) -> Batch | None:
         """Close the open batch, so that rows that come now go into the next one."""

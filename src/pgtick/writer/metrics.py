@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import re
@@ -9,6 +10,8 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import TypeVar
 
 import msgspec
 
@@ -30,6 +33,10 @@ BOUNDS_ROWS = (1.0, 10.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e
 #: From this share of its cap on, a buffer or a spool is a reason to look.
 _NEARLY_FULL = 0.9
 _MAX_ERROR = 300
+#: How long a reading on another thread waits for a busy event loop.
+_PATIENCE_S = 1.0
+
+T = TypeVar("T")
 
 # What stands for a password in a DSN, in a key=value string, in a URL's query.
 _SECRETS = (
@@ -141,11 +148,11 @@ class Stored(msgspec.Struct, frozen=True):
 class Metrics:
     """Everything that a writer counts and measures; the writer writes it, whoever likes reads it.
 
-    All of it lives on the writer's event loop. Another thread may read it (``serve_metrics`` does): each value is
-    then right, but a batch that is just being settled may be seen in one count and not yet in the next.
+    All of it lives on the writer's event loop; another thread reads it by ``read``.
     """
 
     def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.started_s = time.monotonic()
         self.counts: dict[str, Counts] = {}
         #: From the sealing of a batch until it is settled, retries and waits included; seconds, by table.
@@ -201,6 +208,7 @@ class Metrics:
         counts = self.counts.get(table)
         if counts is None:
             counts = self.counts[table] = Counts()
+            self._loop = _running_loop()
         return counts
 
     def observe_flush(self, table: str, seconds: float, n_rows: int) -> None:
@@ -246,10 +254,44 @@ class Metrics:
         for refresher in self.refreshers:
             refresher()
 
+    def read(self, look: Callable[[Metrics], T]) -> T:
+        """Return what ``look`` sees in one moment, up to date; from any thread.
+
+        It is run on the writer's event loop, so that the counts add up. Where the loop is stalled for a second, it is
+        run on the caller's thread and sees the gauges as of the loop's last look.
+        """
+
+        def look_on_loop() -> None:
+            if answer.set_running_or_notify_cancel():
+                try:
+                    self.refresh()
+                    answer.set_result(look(self))
+                except Exception as error:
+                    answer.set_exception(error)
+
+        loop = self._loop
+        if loop is None or not loop.is_running() or loop is _running_loop():
+            self.refresh()
+            return look(self)
+        answer: Future[T] = Future()
+        try:
+            loop.call_soon_threadsafe(look_on_loop)
+            return answer.result(_PATIENCE_S)
+        except (TimeoutError, RuntimeError):  # RuntimeError: the loop was closed just now
+            answer.cancel()
+            return look(self)
+
     def seconds_since_stored(self, table: str) -> float | None:
         """Return how long ago the table's last batch was stored, by the monotonic clock; None: not yet."""
         stored = self.last_stored.get(table)
         return None if stored is None else time.monotonic() - stored.monotonic_s
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 class TableHealth(msgspec.Struct):
@@ -282,14 +324,16 @@ class Health(msgspec.Struct):
 
 
 def health(metrics: Metrics, stale_after: Mapping[str, float] | None = None) -> Health:
-    """Judge the metrics now; call it on the writer's event loop.
+    """Judge the metrics now, from any thread.
 
     ``stale_after`` gives, by table, the seconds without a stored batch that are too many; a table that has stored
     nothing yet is measured from the writer's start.
     """
-    metrics.refresh()
+    return metrics.read(lambda metrics: _judge(metrics, stale_after or {}))
+
+
+def _judge(metrics: Metrics, stale_after: Mapping[str, float]) -> Health:
     now = time.monotonic()
-    stale_after = stale_after or {}
     tables = [_table_health(metrics, table, now) for table in sorted({*metrics.counts, *stale_after})]
     reasons = _reasons_of_all(metrics, now)
     for told in tables:

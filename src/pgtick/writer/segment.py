@@ -141,8 +141,6 @@ def scan(content: bytes) -> Scan:
 
     SpoolError when the file is of another version of the form.
     """
-    if content[:6] == MAGIC[:6] and len(content) >= len(MAGIC) and content[: len(MAGIC)] != MAGIC:
-        raise SpoolError(f"version {content[6]} of the spool's files is not known here")
     result = Scan([], [], None)
     data, at, size = memoryview(content), min(len(MAGIC), len(content)), len(content)
     if content[:at] != MAGIC[:at]:  # rot: the records tell all that is needed
@@ -166,6 +164,8 @@ def scan(content: bytes) -> Scan:
                 break
             result.damages.append((at, end))
         at = end
+    if not result.entries and result.damages and content[:6] == MAGIC[:6] and content[6] != MAGIC[6]:
+        raise SpoolError(f"version {content[6]} of the spool's files is not known here")
     return result
 
 

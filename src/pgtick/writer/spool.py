@@ -50,10 +50,9 @@ class Spool:
         fsync_interval_s: float = 1.0,
         segment_bytes: int = 16 << 20,
     ) -> None:
-        if when_full not in get_args(WhenFull):
-            raise ValueError(f"when_full is {when_full!r}, not one of {', '.join(get_args(WhenFull))}")
-        if fsync not in get_args(Fsync):
-            raise ValueError(f"fsync is {fsync!r}, not one of {', '.join(get_args(Fsync))}")
+        for name, value, known in (("when_full", when_full, WhenFull), ("fsync", fsync, Fsync)):
+            if value not in get_args(known):
+                raise ValueError(f"{name} is {value!r}, not one of {', '.join(get_args(known))}")
         self.folder = Path(folder)
         self.max_bytes = max_bytes
         self.when_full = when_full
@@ -76,7 +75,6 @@ class Spool:
         self._n_bytes = 0
         self._next_number = 1
         self._next_sync_s = 0.0
-        self._unsynced_folders: set[Path] = set()
         self._peeked: dict[str, Entry] = {}
         self._dropped_late: dict[str, Entry] = {}
 
@@ -160,8 +158,6 @@ class Spool:
                 kind = SpoolFullError if error.errno in _DISK_IS_FULL else SpoolError
                 raise kind(f"the spool {self.folder} cannot {what}: {error.strerror or error}") from error
 
-    # Reading
-
     def peek(self, table: str) -> Record | None:
         """Return the oldest pending batch of the table, read from the disk and checked.
 
@@ -229,17 +225,11 @@ class Spool:
         for segment in tuple(self._undeleted):
             try:
                 segment.retire()
-            except OSError as error:
-                logger.warning("%s cannot be deleted: %s", segment.path, error)
-                continue
-            self._undeleted.remove(segment)
-            self._n_bytes -= segment.n_bytes
-            try:
+                self._undeleted.remove(segment)
+                self._n_bytes -= segment.n_bytes
                 self._sync_names(segment.path.parent)
             except OSError as error:
-                logger.warning("%s cannot be synced: %s", segment.path.parent, error)
-
-    # Writing
+                logger.warning("%s: its deletion fails: %s", segment.path, error)
 
     def append(self, record: Record) -> None:
         """Write the batch, synced as ``fsync`` says; one that is pending already is left as it is.
@@ -348,8 +338,6 @@ class Spool:
         self._retire(oldest)
         return True
 
-    # Syncing
-
     def sync(self) -> None:
         """Force to the disk what is not there yet, unless ``fsync`` is never; SpoolError when it may be lost."""
         if self.fsync == "never":
@@ -363,10 +351,6 @@ class Spool:
                 except OSError as error:  # once reported, the kernel takes the lost pages for written
                     errors.append(error)
                     self._finish(segment)
-            for path in list(self._unsynced_folders):
-                self._unsynced_folders.discard(path)
-                with suppress(FileNotFoundError):
-                    sync_folder(path)
             if errors:
                 raise errors[0]
 
@@ -381,12 +365,8 @@ class Spool:
                 logger.error("%s", error)
 
     def _sync_names(self, folder: Path) -> None:
-        if self.fsync == "batch":
+        if self.fsync != "never":
             sync_folder(folder)
-        elif self.fsync == "interval":
-            self._unsynced_folders.add(folder)
-
-    # Taking over
 
     def _adopt(self) -> None:
         found: list[Segment] = []
