@@ -101,7 +101,7 @@ async def proxy(keyless: DatabaseConfig) -> AsyncIterator[Proxy]:
 
 
 @pytest.fixture(autouse=True)
-async def _no_error_of_the_loop() -> AsyncIterator[None]:
+async def loop_errors() -> AsyncIterator[list[str]]:
     """Fail the test when an exception reached nobody: of a task, or of a callback.
 
     But for one of asyncpg: its copy_in leaves the waiter behind when the line breaks while it writes.
@@ -109,6 +109,6 @@ async def _no_error_of_the_loop() -> AsyncIterator[None]:
     found: list[str] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: found.append(f"{context['message']}: {context.get('exception')!r}"))
-    yield
+    yield found
     gc.collect()
     assert [told for told in found if "never retrieved: ConnectionDoesNotExistError" not in told] == []

@@ -95,7 +95,9 @@ async def test_server_in_trouble_is_tried_again_and_loses_nothing(
             assert 1 <= n_tries <= longest, f"not backed off: {n_tries} tries"
     await judge(writer, numbers, keyless)
     if form == "full":
-        record("F12", f"{trouble.__name__.replace('_', ' ')}, 20 times", "sorted as retry, backed off, 0 lost, 0 doubled")
+        record(
+            "F12", f"{trouble.__name__.replace('_', ' ')}, 20 times", "sorted as retry, backed off, 0 lost, 0 doubled"
+        )
 
 
 async def test_pauses_between_tries_differ_and_grow(proxy: Proxy, tmp_path: Path) -> None:
