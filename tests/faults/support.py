@@ -81,7 +81,9 @@ def assert_adds_up(*writers: Writer, seed: int | None = None) -> None:
             assert min(c.n_spooled, c.n_buffered, c.n_dropped, c.n_duplicates) >= 0, f"seed {seed}: {name}: {c}"
 
 
-async def stored_numbers(config: DatabaseConfig, table: str = BOOK_TICKERS.name) -> Counter[int]:
+async def stored_numbers(
+    config: DatabaseConfig, only: range | None = None, table: str = BOOK_TICKERS.name
+) -> Counter[int]:
     """Return how often each number is in the table, past every proxy; a row that is not its number's is an error."""
     connection = await asyncpg.connect(**config.connect_kwargs())
     try:
@@ -91,7 +93,10 @@ async def stored_numbers(config: DatabaseConfig, table: str = BOOK_TICKERS.name)
             NOW,
         )
         assert wrong == 0, f"{wrong} rows have other values than were handed over"
-        return Counter(n for (n,) in await connection.fetch(f"SELECT sequence_number FROM {table}"))
+        query = f"SELECT sequence_number FROM {table}"
+        if only is not None:
+            query += f" WHERE sequence_number >= {only.start} AND sequence_number < {only.stop}"
+        return Counter(n for (n,) in await connection.fetch(query))
     finally:
         await connection.close()
 
@@ -100,9 +105,7 @@ async def assert_stored(
     config: DatabaseConfig, expected: Iterable[int], *, seed: int | None = None, only: range | None = None
 ) -> None:
     """Compare the table with what was handed over, key by key; ``only``: within these numbers."""
-    found = await stored_numbers(config)
-    if only is not None:
-        found = Counter({number: n for number, n in found.items() if number in only})
+    found = await stored_numbers(config, only)
     wanted = set(expected)
     lost = sorted(wanted - found.keys())
     doubled = sorted(number for number, n in found.items() if n > 1)
