@@ -270,7 +270,8 @@ class Writer:
         lane = self.lane(table)
         if self._spooling.raises:
             raise SpoolFullError("the spool is full, and its policy is to raise: this row was not accepted")
-        while self._count_bytes() >= self._max_bytes:
+        # When nothing is held, nothing will go: one row is taken, however small the cap.
+        while self._count_bytes() >= self._max_bytes and self.n_waiting:
             if not self._waits:
                 raise BufferFullError(f"{self._n_bytes} bytes are buffered, max_bytes is {self._max_bytes}")
             self._seal(lane)
