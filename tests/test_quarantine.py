@@ -31,6 +31,7 @@ from pgtick.operations.quarantine import (
 )
 from pgtick.roles import set_up_roles
 from pgtick.tables import BOOK_TICKERS, TRADES, Table
+from pgtick.writer import Writer
 from pgtick.writer.row_json import row_values, to_json, types_of
 
 NAME = BOOK_TICKERS.name
@@ -267,6 +268,49 @@ async def test_text_with_nul_is_kept_whole_and_mended(notes: DatabaseManager) ->
     assert await fix_quarantined(notes, row_id, {"text": "ab", "data": None}, tables=[NOTES]) is not None
     assert await fix_quarantined(notes, row_id, {"data": [1]}, tables=[NOTES]) is None
     assert (await replay_quarantine(notes, tables=[NOTES])).is_complete
+
+
+# --- as the writer puts them there ---
+
+
+async def test_rows_of_the_writer_come_out_as_they_went_in(notes: DatabaseManager) -> None:
+    """Refused by the encoder and by the server, as Struct, tuple, dict with an integer time, and column."""
+    await notes.execute("ALTER TABLE notes ADD CHECK (size <> 13)")
+    now_ms = int(NOW.timestamp() * 1000)
+    raw = {"n": Decimal("1")}  # no JSON value
+    async with Writer(notes, spool=False) as writer:
+        await writer.add(NOTES, Note(timestamp=NOW, symbol_id=1, text="a\0", data=["\u00e9"], size=1))
+        await writer.add(NOTES, (NOW, 2, "b", raw, 1))
+        await writer.add(NOTES, {"timestamp": now_ms, "symbol_id": 3, "text": 5, "data": {}, "size": 1}, time_unit="ms")
+        await writer.add(NOTES, (NOW, 4, "d", {"x": [1.5, "\u00e9"]}, 13))
+        await writer.add(NOTES, (NOW, 5, "e", {}, 1 << 60))
+        await writer.flush()
+    assert sorted((row[1], row[2].split(":")[0]) for row in await waiting(notes)) == [
+        ("data", "must be a JSON value with finite numbers, or msgspec.Raw"),
+        ("size", "was refused by the server"),
+        ("text", "must be a str"),
+        ("text", "must not contain NUL"),
+    ]
+    assert (await replay_quarantine(notes, tables=[NOTES])).tables["notes"].n_refused == 4
+    mend: dict[str, dict[str, object]] = {
+        "1": {"text": "a"},
+        "2": {"data": {"n": 1}},
+        "3": {"text": "5"},
+        "4": {"size": 14},
+    }
+    for row in await list_quarantine(notes):
+        changes = mend[str(json.loads(row.row)["symbol_id"])]
+        assert await fix_quarantined(notes, row.id, changes, tables=[NOTES]) is None
+    assert (await replay_quarantine(notes, tables=[NOTES])).is_complete
+    stored = await notes.fetch("SELECT symbol_id, text, data::text, size, timestamp FROM notes ORDER BY 1")
+    assert [tuple(record)[:4] for record in stored] == [
+        (1, "a", '["\u00e9"]', 1),
+        (2, "b", '{"n": 1}', 1),
+        (3, "5", "{}", 1),
+        (4, "d", '{"x": [1.5, "\u00e9"]}', 14),
+        (5, "e", "{}", 1 << 60),
+    ]
+    assert {record["timestamp"] for record in stored} == {NOW, NOW.replace(microsecond=now_ms % 1000 * 1000)}
 
 
 # --- roles ---

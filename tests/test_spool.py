@@ -15,6 +15,7 @@ import pytest
 from spooled import drain, files, make_record, opened
 
 from pgtick.errors import SpoolError, SpoolFullError
+from pgtick.writer.lockdir import LockedFolder
 from pgtick.writer.spool import Fsync, Spool, WhenFull
 
 
@@ -59,6 +60,58 @@ def test_folders_of_several_dead_processes_are_all_taken_over_in_order(tmp_path:
         got = drain(spool)["trades"]
     assert sorted(got, key=records.index) == records
     assert [record for record in got if record in records[3:]] == records[3:]  # one process's after what it took over
+
+
+def test_order_is_that_of_time_over_all_folders_that_are_taken_over(tmp_path: Path) -> None:
+    records = [make_record() for _ in range(9)]
+    first, second = Spool(tmp_path, segment_bytes=1), Spool(tmp_path, segment_bytes=1)
+    for spool, mine in ((first, records[:3]), (second, records[3:6])):  # at the same time, so in two folders
+        spool.open()
+        for record in mine:
+            spool.append(record)
+    first.close()
+    second.close()
+    with opened(tmp_path, segment_bytes=1) as third:  # writes to the first one's folder
+        for record in records[6:]:
+            third.append(record)
+    assert [len(files(tmp_path / name)) for name in ("000", "001")] == [6, 3]
+    with opened(tmp_path) as spool:
+        assert drain(spool) == {"trades": records}
+
+
+def test_a_batch_that_is_in_two_files_counts_once(tmp_path: Path) -> None:
+    with opened(tmp_path) as spool:
+        records = [make_record(), make_record()]
+        for record in records:
+            spool.append(record)
+    (path,) = files(tmp_path)
+    path.with_name("000000000009-trades.pgtick").write_bytes(path.read_bytes())
+    with opened(tmp_path) as spool:
+        assert spool.n_records("trades") == 2
+        assert drain(spool) == {"trades": records}
+        assert files(tmp_path) == []
+
+
+def test_a_lock_file_that_its_holder_removes_meanwhile_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    flock = fcntl.flock
+
+    def removed_and_made_anew(descriptor: int, operation: int) -> None:
+        (tmp_path / "000" / "lock").unlink()
+        (tmp_path / "000" / "lock").touch()
+        flock(descriptor, operation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", removed_and_made_anew)
+        assert LockedFolder.take(tmp_path / "000") is None
+    taken = LockedFolder.take(tmp_path / "000")
+    assert taken is not None
+    assert LockedFolder.take(tmp_path / "000") is None
+    taken.let_go()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_folder_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
@@ -137,6 +190,16 @@ def test_drop_oldest_drops_whole_segments_over_all_tables_and_counts_the_rows(tm
             assert 0 < len(left[name]) < len(mine)
             assert left[name] == mine[-len(left[name]) :]
             assert dropped[name] + sum(record.n_rows for record in left[name]) == sum(each.n_rows for each in mine)
+
+
+def test_drop_oldest_takes_the_quiet_table_s_older_rows_before_the_busy_one_s(tmp_path: Path) -> None:
+    with opened(tmp_path, max_bytes=5000, when_full="drop_oldest", segment_bytes=1) as spool:
+        quiet = [make_record("quiet", size=400, n_rows=3) for _ in range(2)]
+        busy = [make_record("busy", size=400) for _ in range(9)]
+        for record in quiet + busy:
+            spool.append(record)
+        assert spool.take_dropped() == {"quiet": 3}
+        assert drain(spool) == {"quiet": quiet[1:], "busy": busy}
 
 
 def test_a_batch_dropped_on_its_way_and_stored_after_all_does_not_count_as_dropped(tmp_path: Path) -> None:

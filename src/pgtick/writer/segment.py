@@ -130,10 +130,7 @@ def read(path: Path, entry: Entry) -> Record | None:
         file.seek(entry.offset)
         data = memoryview(file.read(entry.n_bytes))
     found = _payload_at(data, 0, entry.offset)
-    if found is None or found[1] is None:
-        return None
-    record = _parse(found[1])
-    return record if record.batch_id == entry.batch_id else None
+    return None if found is None or found[1] is None else _parse(found[1])
 
 
 def scan(content: bytes) -> Scan:
