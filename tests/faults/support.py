@@ -88,8 +88,8 @@ async def stored_numbers(
     connection = await asyncpg.connect(**config.connect_kwargs())
     try:
         wrong = await connection.fetchval(
-            f"SELECT count(*) FROM {table} WHERE (bid_price, ask_price, bid_qty, symbol_id, timestamp) IS DISTINCT FROM "
-            "(sequence_number + 1.25, sequence_number + 1.75, sequence_number, 1, $1)",
+            f"SELECT count(*) FROM {table} WHERE (bid_price, ask_price, bid_qty, symbol_id, timestamp) "
+            "IS DISTINCT FROM (sequence_number + 1.25, sequence_number + 1.75, sequence_number, 1, $1)",
             NOW,
         )
         assert wrong == 0, f"{wrong} rows have other values than were handed over"
@@ -110,7 +110,8 @@ async def assert_stored(
     lost = sorted(wanted - found.keys())
     doubled = sorted(number for number, n in found.items() if n > 1)
     strange = sorted(found.keys() - wanted)
-    assert not (lost or doubled or strange), (
+    is_wrong = lost or doubled or strange
+    assert not is_wrong, (
         f"seed {seed}: {len(lost)} lost {lost[:5]}, {len(doubled)} doubled {doubled[:5]}, "
         f"{len(strange)} never handed over {strange[:5]}"
     )
