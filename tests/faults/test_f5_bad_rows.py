@@ -77,15 +77,15 @@ async def store_with_bad_rows(config: DatabaseConfig, n_rows: int, n_bad: int, k
 @kinds
 @pytest.mark.parametrize("n_bad", [1, 30])
 async def test_bad_rows_go_to_quarantine_and_every_good_one_is_stored(
-    keyless: DatabaseConfig, n_bad: int, kind: str
+    keyed: DatabaseConfig, n_bad: int, kind: str
 ) -> None:
-    await store_with_bad_rows(keyless, 12_000, n_bad, kind)
+    await store_with_bad_rows(keyed, 12_000, n_bad, kind)
 
 
 @pytest.mark.slow
 @kinds
 @pytest.mark.parametrize("n_bad", [1, 10, 1000])
-async def test_bad_rows_of_100_000_take_at_most_twice_the_time(keyless: DatabaseConfig, n_bad: int, kind: str) -> None:
-    times = await store_with_bad_rows(keyless, 100_000, n_bad, kind)
+async def test_bad_rows_of_100_000_take_at_most_twice_the_time(keyed: DatabaseConfig, n_bad: int, kind: str) -> None:
+    times = await store_with_bad_rows(keyed, 100_000, n_bad, kind)
     assert times <= 2.0
     record("F5", f"{n_bad:,} of 100,000, {kind}", f"all others stored, each with index, column, reason; {times:.2f} x")

@@ -118,8 +118,8 @@ class _Sender:
 
     async def _straight_to_its_place(self) -> Delivery:
         """Copy a large batch to where the engine keeps its day; where that is gone or not allowed, to the table."""
-        table, rows = self.batch.table.name, self.batch.rows
-        target = self.engine.copy_target(self.db, table, rows.days) if rows.n_rows >= STRAIGHT_ROWS else table
+        table = self.batch.table.name
+        target = self._target()
         if target != table:
             try:
                 return await self._straight(target)
@@ -129,6 +129,10 @@ class _Sender:
                 if error.constraint_name is not None:
                     raise
         return await self._with_days(lambda: self._straight(table))
+
+    def _target(self) -> str:
+        table, rows = self.batch.table.name, self.batch.rows
+        return self.engine.copy_target(self.db, table, rows.days) if rows.n_rows >= STRAIGHT_ROWS else table
 
     async def _with_days(self, attempt: Any) -> Delivery:
         """Await the attempt; where another process dropped a day's partition, make it and try once more."""
@@ -165,7 +169,7 @@ class _Sender:
         batch = self.batch
         async with self._transaction(None) as connection:
             found: Findings = await store_carefully(
-                connection, batch.table, batch.rows, self.engine, judges=judges, cause=cause
+                connection, batch.table, batch.rows, self.engine, judges=judges, target=self._target(), cause=cause
             )
             n_quarantined = 0
             if self.quarantines:
