@@ -13,6 +13,7 @@ from pathlib import Path
 import asyncpg
 import msgspec
 import pytest
+from rows import make_symbol
 
 from faults.proxy import Proxy
 from faults.servers import Cluster
@@ -21,7 +22,6 @@ from pgtick.connection import open_manager, use_manager
 from pgtick.engines import get_engine
 from pgtick.migrator import run_pending_migrations
 from pgtick.tables import BUILT_IN_TABLES
-from rows import make_symbol
 
 _numbers = itertools.count()
 KEYED = "pgtick_test_faults_keyed"
@@ -63,11 +63,11 @@ def faults_cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def cluster(faults_cluster: Cluster) -> Iterator[Cluster]:
+def cluster(faults_cluster: Cluster) -> Cluster:
     """The cluster, running; it may be killed."""
     if not faults_cluster.is_up:
         faults_cluster.start()
-    yield faults_cluster
+    return faults_cluster
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -116,7 +117,7 @@ async def test_pauses_between_tries_differ_and_grow(proxy: Proxy, tmp_path: Path
             return all(len(times) >= 5 for times in tried)
 
         await until(look, "five tries each")
-        pauses = [[after - before for before, after in zip(times, times[1:], strict=False)] for times in tried]
+        pauses = [[after - before for before, after in itertools.pairwise(times)] for times in tried]
         assert all(some[3] > some[0] for some in pauses), pauses
         assert len({round(some[3], 2) for some in pauses}) > 1, pauses
         await proxy.listen()

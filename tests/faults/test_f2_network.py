@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from test_pooler import running_pgbouncer
 
 from faults.proxy import MANNERS, POINTS, Cut, Proxy
 from faults.servers import Cluster
@@ -16,7 +17,6 @@ from faults.support import assert_adds_up, assert_stored, managed, record, seeds
 from pgtick.config import DatabaseConfig
 from pgtick.tables import BOOK_TICKERS
 from pgtick.writer import Writer
-from test_pooler import running_pgbouncer
 
 N_ROWS = 300
 NOTICED_S = 10.0
@@ -41,7 +41,11 @@ async def survive_a_cut(config: DatabaseConfig, where: str, how: str, seed: int,
         heals_in_s = chance.uniform(0, 12) if how == "black hole" else 0.0
         healing = asyncio.get_running_loop().call_later(heals_in_s, proxy.heal)
         n_before, cut_s = sum(writer.metrics.n_retries.values()), time.monotonic()
-        settled = lambda: writer.counts[BOOK_TICKERS.name].n_stored == N_ROWS  # noqa: E731
+        counts = writer.counts[BOOK_TICKERS.name]
+
+        def settled() -> bool:
+            return counts.n_stored == N_ROWS
+
         await until(
             lambda: sum(writer.metrics.n_retries.values()) > n_before or settled(),
             f"seed {seed}: {where}, {how}: that the peer is dead was not noticed",

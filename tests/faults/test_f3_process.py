@@ -33,13 +33,13 @@ async def run_until_killed(proxy: Proxy, spool: Path, start: int, kill_at: str, 
     assert process.stderr is not None
     safe: set[int] = set()
     given = start
-    flapping = None
+    flapping, is_over = None, asyncio.Event()
     try:
         async with asyncio.timeout(60):
             async for line in process.stdout:
                 what, _, number = line.decode().strip().partition(" ")
                 if what == "up":
-                    flapping = asyncio.create_task(flap(proxy))
+                    flapping = asyncio.create_task(flap(proxy, is_over))
                 elif what == "safe":
                     safe.update(range(int(number), int(number) + child.ROWS_A_FLUSH))
                 else:
@@ -48,16 +48,17 @@ async def run_until_killed(proxy: Proxy, spool: Path, start: int, kill_at: str, 
         assert await process.wait() == -9, f"it was not killed but ended: {told}"
     finally:
         if flapping is not None:
-            flapping.cancel()
+            is_over.set()
+            await flapping
         if process.returncode is None:
             process.kill()
             await process.wait()
     return safe, given
 
 
-async def flap(proxy: Proxy) -> None:
-    """Let the server be away and back in turn."""
-    while True:
+async def flap(proxy: Proxy, is_over: asyncio.Event) -> None:
+    """Let the server be away and back in turn; not cancelled, since that would leave a socket behind."""
+    while not is_over.is_set():
         await proxy.refuse()
         proxy.reset_all()
         await asyncio.sleep(0.25)

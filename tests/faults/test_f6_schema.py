@@ -63,24 +63,24 @@ async def test_table_changed_under_the_writer_keeps_its_rows_and_resumes(keyless
     there, back = CHANGES[change]
     connection = await asyncpg.connect(**keyless.connect_kwargs())
     async with managed(keyless) as db, Writer(db, spool=False, max_age_s=0.05) as writer:
-        counts = lambda: writer.counts[TABLE]  # noqa: E731
+        counts = writer.metrics.counts_of(TABLE)
         async with fed(writer) as numbers:
-            await until(lambda: len(numbers) > 100 and counts().n_stored > 50, "rows are stored")
+            await until(lambda: len(numbers) > 100 and counts.n_stored > 50, "rows are stored")
             await connection.execute(there)
             with pytest.raises(SchemaChangedError, match=TABLE):  # noticed within a flush
                 await writer.flush()
             assert TABLE in writer.metrics.lanes_stopped
-            n_stored = counts().n_stored
+            n_stored = counts.n_stored
             n_then = len(numbers)
             await until(lambda: len(numbers) > n_then + N_ROWS, "rows are accepted meanwhile")
-            assert counts().n_stored == n_stored
+            assert counts.n_stored == n_stored
             assert_adds_up(writer)
             await connection.execute(back)
-            await until(lambda: counts().n_stored > n_stored + N_ROWS, "it resumes without a restart")
+            await until(lambda: counts.n_stored > n_stored + N_ROWS, "it resumes without a restart")
         await writer.flush()
         assert writer.metrics.lanes_stopped == {}
     assert_adds_up(writer)
-    assert (counts().n_stored, counts().n_quarantined, counts().n_duplicates) == (len(numbers), 0, 0)
+    assert (counts.n_stored, counts.n_quarantined, counts.n_duplicates) == (len(numbers), 0, 0)
     query = f"SELECT sequence_number FROM {TABLE} WHERE bid_price = sequence_number + 1.25 AND timestamp = $1"
     stored = await connection.fetch(f"{query} ORDER BY 1", NOW)
     assert [number for (number,) in stored] == numbers

@@ -67,8 +67,8 @@ async def fight(config: DatabaseConfig, n_tasks: int, n_rounds: int, seed: int) 
         assert state["idle"] == state["size"] <= POOL, f"seed {seed}: {state}"
         async with asyncio.timeout(5):  # all five can be had at once
             await asyncio.gather(*(db.execute("SELECT pg_sleep(0.1)") for _ in range(POOL)))
-        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"
-        assert await db.fetchval(query) <= POOL, f"seed {seed}"
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend'"
+        assert await db.fetchval(query, tight.database) <= POOL, f"seed {seed}"
     return outcomes
 
 
