@@ -32,7 +32,9 @@ def run(*arguments: str) -> Result:
 def start(*arguments: str, blocked: str = "", folder: Path | None = None) -> subprocess.Popen[str]:
     """Start the command in a process of its own, without the libraries named."""
     code = f"import sys; sys.modules.update(dict.fromkeys({blocked.split()})); from pgtick.cli import main; main()"
-    environment = {**os.environ, "PGTICK_STATE_DIR": str(folder or "/nonexistent"), "COLUMNS": "500"}
+    environment = {**os.environ, "COLUMNS": "500"}
+    if folder is not None:
+        environment["PGTICK_STATE_DIR"] = str(folder)
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -313,6 +313,25 @@ async def test_rows_of_the_writer_come_out_as_they_went_in(notes: DatabaseManage
     assert {record["timestamp"] for record in stored} == {NOW, NOW.replace(microsecond=now_ms % 1000 * 1000)}
 
 
+async def test_row_of_columns_stays_refused_until_its_other_values_are_filled_in(db: DatabaseManager) -> None:
+    symbol_id = await make_symbol()
+    good = {name: getattr(ticker(symbol_id), name) for name in BOOK_TICKERS.column_names}
+    async with Writer(db, spool=False) as writer:
+        await writer.add_columns(
+            BOOK_TICKERS, {name: [value] * 3 for name, value in good.items()} | {"bid_price": [1.0, -1.0, 2.0]}
+        )
+        await writer.flush()
+    (row,) = await list_quarantine(db)
+    assert (row.row_index, row.column_name, row.reason) == (1, "bid_price", "must be > 0")
+    assert json.loads(row.row) == {"bid_price": -1.0, "*": "of columns, whose other values are not kept"}
+    mended = good | {"bid_price": 3, "sequence_number": 9}
+    assert await fix_quarantined(db, row.id, mended) is not None
+    assert not (await replay_quarantine(db)).is_complete
+    assert await fix_quarantined(db, row.id, {}, without=["*"]) is None
+    assert (await replay_quarantine(db)).is_complete
+    assert 3 in await bids(db)
+
+
 # --- roles ---
 
 

@@ -305,7 +305,7 @@ async def test_rows_are_kept_while_the_certificate_is_expired_and_stored_when_it
             assert writer.n_waiting == 50
             present(right, data)
             os.kill(int((data / "postmaster.pid").read_text("utf-8").split("\n")[0]), signal.SIGHUP)
-            await asyncio.sleep(1)
+            await until(db.config, is_taken=True)
             await writer.flush()
             assert (writer.counts[BOOK_TICKERS.name].n_stored, writer.n_waiting) == (50, 0)
             await writer.close()
@@ -316,8 +316,22 @@ async def swap(db: DatabaseManager, certificate: Any, data: Path) -> None:
     """Give the server another certificate and cut all connections."""
     present(certificate, data)
     await db.execute("SELECT pg_reload_conf()")
-    await asyncio.sleep(1)
+    await until(db.config, is_taken=False)
     others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1 AND pid <> pg_backend_pid()"
     await db.execute(others, "tester")
     with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
         await db.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+async def until(config: DatabaseConfig, *, is_taken: bool) -> None:
+    """Wait until the server has read its certificate again, which makes new connections fail or not."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await (await connect(config)).close()
+                taken = True
+            except ssl.SSLCertVerificationError:
+                taken = False
+            if taken is is_taken:
+                return
+            await asyncio.sleep(0.05)

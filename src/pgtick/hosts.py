@@ -73,6 +73,10 @@ async def connect(config: DatabaseConfig) -> Any:
 
 def is_fit(connection: Any, attrs: str) -> bool:
     """Return whether the server, by what it has told so far, still takes writes where ``attrs`` asks for that."""
-    if attrs != "read-write" or connection.is_closed():
+    if attrs != "read-write":
         return True
-    return getattr(connection.get_settings(), "default_transaction_read_only", "off") == "off"
+    try:
+        told = connection.get_settings()
+    except asyncpg.InterfaceError:  # it is lost, and the pool has it back already
+        return True
+    return getattr(told, "default_transaction_read_only", "off") == "off"

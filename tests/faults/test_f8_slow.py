@@ -98,7 +98,7 @@ async def survive_slowness(
 async def test_slow_server_costs_no_more_memory_than_the_cap_and_holds_up_no_add(
     cluster: Cluster, keyless: DatabaseConfig
 ) -> None:
-    await survive_slowness(cluster, keyless, 16 << 20, 5.0)
+    await survive_slowness(cluster, keyless, 32 << 20, 12.0)
 
 
 @pytest.mark.slow

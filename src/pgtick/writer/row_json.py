@@ -47,7 +47,7 @@ def types_of(table: Table) -> dict[str, str]:
 
 
 def to_json(types: Mapping[str, str], values: Mapping[str, object]) -> str:
-    """Return the row as ASCII JSON; ``types`` is {column: type}; of a name not among them only a repr is kept."""
+    """Return the row as ASCII JSON; ``types`` is {column: type}; of a name not among them text is kept, else a repr."""
     return json.dumps({_name(name): _form(types.get(name), value) for name, value in values.items()})
 
 
@@ -237,6 +237,7 @@ def _as_it_is(form: Any) -> Any:
 
 
 _FORMS: dict[str, Callable[[Any], Any]] = {
+    "": _of_text,  # of a name that is no column
     "bool": _of_bool,
     "bytea": _of_bytea,
     "date": _of_date,

@@ -181,6 +181,8 @@ class Spooling:
         if not self._is_writable:
             self._spool.open()
             self._is_writable = True
+            for lane in list(self._lanes.values()):  # what a process has left that died after this one's start
+                self.adopt(lane)
         self._spool.append(batch.to_record())
 
     def _moved(self, lane: Lane, batch: Batch) -> None:
