@@ -43,7 +43,7 @@ def table_of(results: Path) -> str:
     """Return the table: of each figure what came last."""
     lines = [json.loads(line) for line in results.read_text("utf-8").splitlines()]
     latest = {(line["fault"], line["figure"]): line["result"] for line in lines}
-    rows = sorted(latest.items(), key=lambda item: (int(re.sub(r"\D", "", item[0][0])), item[0][1]))
+    rows = sorted(latest.items(), key=lambda item: int(item[0][0].removeprefix("F")))
     told = "\n".join(f"| {fault} | {figure} | {result} |" for (fault, figure), result in rows)
     return f"{versions()}:\n\n| # | full figure | result |\n|---|---|---|\n{told}"
 

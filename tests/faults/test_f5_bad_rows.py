@@ -87,5 +87,9 @@ async def test_bad_rows_go_to_quarantine_and_every_good_one_is_stored(
 @pytest.mark.parametrize("n_bad", [1, 10, 1000])
 async def test_bad_rows_of_100_000_take_at_most_twice_the_time(keyed: DatabaseConfig, n_bad: int, kind: str) -> None:
     times = await store_with_bad_rows(keyed, 100_000, n_bad, kind)
+    record(
+        "F5",
+        f"{n_bad:,} of 100,000, {kind}",
+        f"all others stored, each with index, column, reason; {times:.2f} x the clean time",
+    )
     assert times <= 2.0
-    record("F5", f"{n_bad:,} of 100,000, {kind}", f"all others stored, each with index, column, reason; {times:.2f} x")
