@@ -94,7 +94,7 @@ async def store_carefully(
     work = _Work(connection, table, rows, engine)
     if judges:
         await work.judge(cause)
-    if not work.found.refused or not await work.copy_rest(target or table.name):
+    if not judges or not await work.copy_rest(target or table.name):
         await work.insert(0, rows.n_rows)
     # Not left to the commit: inside a caller's transaction the name must be free again.
     await connection.execute("DROP TABLE pgtick_incoming")

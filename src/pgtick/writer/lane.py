@@ -50,7 +50,7 @@ class Lane:
         self.oldest_s: float | None = None  # of the open batch's first row
         self.is_stopped = False
         self.error: BaseException | None = None
-        self.is_careful = False
+        self.n_careful = 0  # so many batches go the careful way at once
         self.is_busy = False  # with its spool
         self.failing_since_s: float | None = None
         self.n_failures = 0
