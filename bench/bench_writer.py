@@ -90,7 +90,7 @@ def test_add_costs_the_event_loop_under_a_microsecond(benchmark: Any, embedded_c
                 get(row.symbol_id)
                 await add(BOOK_TICKERS, row)
             best.append((time.perf_counter_ns() - started) / (N_ADDED - 1))
-            writer.discard()
+            await writer.close()
         return statistics.median(best)
 
     ns = run(embedded_clone, work)

@@ -9,9 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pgtick.writer import buffer
+from pgtick.writer.buffer import Writer
 from pgtick.writer.spool import Record, Spool
 
-__all__ = ["drain", "files", "make_record", "opened"]
+__all__ = ["abandon", "drain", "files", "make_record", "opened"]
+
+
+def abandon(writer: Writer) -> None:
+    """Leave a writer as a killed process does: what it has in memory is nobody's."""
+    writer._is_closed = True
+    writer._sender.stop()
+    buffer._open_writers.discard(writer)
 
 
 def make_record(table: str = "trades", *, size: int = 100, n_rows: int = 5) -> Record:

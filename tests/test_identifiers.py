@@ -172,7 +172,7 @@ EXCEPTIONS = {
     "src/pgtick/migrator/steps.py": dict.fromkeys(("left[0]", "record['invalid_index']"), CATALOG),
     "src/pgtick/roles.py": {"_CHUNKS": OWN},
     "src/pgtick/writer/careful.py": {"target": "quoted by its two callers"},
-    "src/pgtick/writer/deliver.py": {"LEDGER": OWN},
+    "src/pgtick/writer/deliver.py": {"INGEST_BATCHES": OWN, "INGEST_QUARANTINE": OWN},
 }
 
 

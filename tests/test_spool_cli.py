@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 from click.testing import CliRunner, Result
 from rows import NOW, make_symbol, ticker
-from spooled import files, make_record, opened
+from spooled import abandon, files, make_record, opened
 
 from pgtick.cli.commands import pgtick
 from pgtick.config import DatabaseConfig
@@ -133,7 +133,7 @@ async def _spool_rows(db: DatabaseManager, folder: Path, n_rows: int) -> None:
     for number in range(n_rows):
         await writer.add(BOOK_TICKERS, ticker(symbol_id, timestamp=NOW + timedelta(seconds=number)))
     writer.keep_at_exit()
-    writer.discard()
+    abandon(writer)
 
 
 async def test_replay_stores_what_a_dead_process_has_left(

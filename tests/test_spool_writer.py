@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from rows import NOW, make_symbol, ticker
-from spooled import opened
+from spooled import abandon, opened
 
 from pgtick.connection import DatabaseManager
 from pgtick.tables import BOOK_TICKERS
@@ -27,9 +27,9 @@ async def test_rows_of_a_process_that_died_after_the_start_are_counted_when_the_
     living = await _filled(db, tmp_path / "spool", 2)  # there was no spool at its start
     dead = await _filled(db, tmp_path / "spool", 3)
     dead.keep_at_exit()
-    dead.discard()
+    abandon(dead)
     living.keep_at_exit()
-    living.discard()
+    abandon(living)
     counts = living.counts[BOOK_TICKERS.name]
     assert (counts.n_accepted, counts.n_recovered, counts.n_spooled, counts.n_buffered) == (2, 3, 5, 0)
     with opened(tmp_path / "spool") as spool:

@@ -228,6 +228,8 @@ async def test_server_that_stays_away_is_told_without_a_spool_and_spooled_with_o
         await spooled.close()
         assert (spooled.n_waiting, spooled.counts[BOOK_TICKERS.name].n_spooled) == (0, 50)
         assert adds_up(spooled)
+    await kept.close()  # again, now that the server takes them
+    assert (kept.n_waiting, kept.counts[BOOK_TICKERS.name].n_stored) == (0, 50)
     again = Writer(max_age_s=60, spool=tmp_path / "spool")
     async with again:
         assert again.counts[BOOK_TICKERS.name].n_recovered == 50

@@ -30,6 +30,7 @@ from pgtick.hosts import Connector, connect, is_fit
 __all__ = [
     "DatabaseManager",
     "add_start_step",
+    "async_chunks",
     "connect",
     "get_db_manager",
     "initialize_database",
@@ -267,7 +268,7 @@ class DatabaseManager:
         """Send a finished COPY BINARY stream; return the server's count."""
         async with self.connection(resets=False) as connection:
             tag = await connection.copy_to_table(
-                table, source=_async_chunks(chunks), columns=list(columns), format="binary"
+                table, source=async_chunks(chunks), columns=list(columns), format="binary"
             )
         return _count(tag)
 
@@ -309,7 +310,8 @@ class DatabaseManager:
             self._pool.terminate()  # whatever is left, also when closing is cancelled
 
 
-async def _async_chunks(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
+async def async_chunks(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
+    """Yield the chunks: asyncpg takes bytes themselves for a path."""
     for chunk in chunks:
         yield chunk
 

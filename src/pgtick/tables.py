@@ -23,6 +23,7 @@ __all__ = [
     "Column",
     "Table",
     "quote_identifier",
+    "quote_literal",
 ]
 
 #: The time series in which the writer notes its batches, and the table of rows that were refused: not market data.
@@ -40,6 +41,11 @@ def quote_identifier(name: str) -> str:
     if not name or "\0" in name or len(name.encode()) > _MAX_NAME_BYTES:
         raise ValueError(f"not an identifier (1 to {_MAX_NAME_BYTES} bytes without NUL): {name!r}")
     return '"' + name.replace('"', '""') + '"'
+
+
+def quote_literal(text: str) -> str:
+    """Return the text as an SQL literal, whatever standard_conforming_strings is."""
+    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 class Column(msgspec.Struct, frozen=True):

@@ -210,6 +210,7 @@ class Writer:
         if self._is_closed and not self.n_waiting:
             return
         self._is_closed = True
+        self._sender.start()  # where an earlier close has left rows
         self._room.set()
         failure: BaseException | None = None
         try:
@@ -327,13 +328,6 @@ class Writer:
     def is_half_full(self) -> bool:
         """Whether half of the cap is taken."""
         return self._n_bytes * 2 >= self._max_bytes
-
-    def discard(self) -> int:
-        """Forget what is in memory, and close; return how many rows were given up. For tests and benches."""
-        self._is_closed = True
-        self._sender.stop()
-        _open_writers.discard(self)
-        return self.n_waiting
 
     def keep_at_exit(self) -> None:
         """Spool what is in memory, without an event loop."""

@@ -19,8 +19,9 @@ from pgtick.connection import DatabaseManager
 from pgtick.engines import get_engine
 from pgtick.engines.base import Engine
 from pgtick.errors import RowError, SchemaChangedError
+from pgtick.tables import INGEST_BATCHES, INGEST_QUARANTINE, quote_literal
 from pgtick.writer.batch import Batch, Refused
-from pgtick.writer.careful import Findings, store_carefully
+from pgtick.writer.careful import Findings, copy_rows, store_carefully
 from pgtick.writer.faults import DATA_ERRORS
 
 __all__ = ["STRAIGHT_ROWS", "Delivery", "deliver"]
@@ -30,9 +31,8 @@ logger = logging.getLogger(__name__)
 #: From so many rows on a batch goes straight to where the engine keeps its day: 1.13 times as fast at 5,000 rows,
 #: 1.23 at 200,000, and slower about 1,000 (docs/profile.md).
 STRAIGHT_ROWS = 5_000
-LEDGER = "ingest_batches"
-_INSERT = f"INSERT INTO {LEDGER} (batch_id, table_name, n_rows, n_duplicates, n_quarantined, timestamp) VALUES "
-_COUNTS = f"SELECT n_rows, n_duplicates, n_quarantined FROM {LEDGER} WHERE batch_id = $1 AND timestamp = $2"
+_INSERT = f"INSERT INTO {INGEST_BATCHES} (batch_id, table_name, n_rows, n_duplicates, n_quarantined, timestamp) VALUES "
+_COUNTS = f"SELECT n_rows, n_duplicates, n_quarantined FROM {INGEST_BATCHES} WHERE batch_id = $1 AND timestamp = $2"
 # Another attempt at the batch may hang on a connection that is dead: it holds the batch's row in the ledger.
 _END_OTHERS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -73,7 +73,7 @@ async def deliver(
     async with asyncio.timeout(None if db.in_transaction else timeout_s):
         await engine.ensure_days(db, batch.table.name, batch.rows.days)
         if not db.in_transaction:
-            await engine.ensure_days(db, LEDGER, {int(batch.created.timestamp() // 86400)})
+            await engine.ensure_days(db, INGEST_BATCHES, {_day(batch)})
         try:
             return await sender.send(is_careful)
         except _AlreadyCommittedError:
@@ -142,9 +142,9 @@ class _Sender:
         except asyncpg.CheckViolationError as error:
             if error.constraint_name is not None:
                 raise
-        for table, days in ((self.batch.table.name, self.batch.rows.days), (LEDGER, {_day(self.batch)})):
+        for table, days in ((self.batch.table.name, self.batch.rows.days), (INGEST_BATCHES, {_day(self.batch)})):
             self.engine.forget(table)
-            if table != LEDGER or self.has_ledger:
+            if table != INGEST_BATCHES or self.has_ledger:
                 await self.engine.ensure_days(self.db, table, days)
         again: Delivery = await attempt()
         return again
@@ -154,13 +154,7 @@ class _Sender:
         n_refused = len(batch.refused) if self.quarantines else 0
         async with self._transaction(self._ledger_row(0, n_refused)) as connection:
             if batch.rows.n_rows:
-                await connection.copy_to_table(
-                    target,
-                    source=_async_chunks(batch.rows.chunks()),
-                    columns=list(batch.table.column_names),
-                    format="binary",
-                    timeout=self.timeout_s,
-                )
+                await copy_rows(connection, target, batch.table, batch.rows, self.timeout_s)
             if n_refused:
                 await self._quarantine(connection, batch.refused)
         return Delivery(n_stored=batch.rows.n_rows, n_quarantined=n_refused)
@@ -190,7 +184,7 @@ class _Sender:
     async def _quarantine(self, connection: Any, refused: Iterable[Refused]) -> None:
         batch = self.batch
         await connection.executemany(
-            "INSERT INTO ingest_quarantine (table_name, batch_id, row_index, column_name, reason, row) "
+            f"INSERT INTO {INGEST_QUARANTINE} (table_name, batch_id, row_index, column_name, reason, row) "
             "VALUES ($1, $2, $3, $4, $5, $6)",
             [(batch.table.name, batch.id, one.index, _text(one.column), _text(one.reason), one.row) for one in refused],
         )
@@ -199,10 +193,9 @@ class _Sender:
         batch = self.batch
         if not self.has_ledger:
             return None
-        table = batch.table.name.replace("'", "''").replace("\\", "\\\\")
         n_rows = batch.rows.n_rows + (len(batch.refused) if self.quarantines else 0)
         return (
-            f"{_INSERT}('{batch.id}', E'{table}', {n_rows}, {n_duplicates}, {n_quarantined}, "
+            f"{_INSERT}('{batch.id}', {quote_literal(batch.table.name)}, {n_rows}, {n_duplicates}, {n_quarantined}, "
             f"'{batch.created.isoformat()}')"
         )
 
@@ -275,8 +268,3 @@ def _day(batch: Batch) -> int:
 def _text(text: str) -> str:
     """Return text that the server takes: without NUL and lone surrogates."""
     return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
-
-
-async def _async_chunks(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
-    for chunk in chunks:
-        yield chunk

@@ -6,8 +6,6 @@ import enum
 
 import asyncpg
 
-from pgtick.errors import PgtickError
-
 __all__ = ["DATA_ERRORS", "Fault", "fault_of"]
 
 #: What only the server can know of a row's data: SQLSTATE classes 22, 23, and 54000 (a text too long for its index).
@@ -32,7 +30,7 @@ class Fault(enum.Enum):
     PROGRAMMER = "programmer"
 
 
-def fault_of(error: BaseException) -> Fault:
+def fault_of(error: Exception) -> Fault:
     """Return what the error means. On Citus it is first to be sorted by ``Engine.sorted_error``."""
     if isinstance(error, asyncpg.PostgresError):
         state = str(error.sqlstate or "")
@@ -45,8 +43,6 @@ def fault_of(error: BaseException) -> Fault:
             return Fault.SCHEMA
         return Fault.PROGRAMMER
     # A dead connection shows itself in asyncpg as any of these; TimeoutError is our deadline, too.
-    if isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | EOFError):
+    if isinstance(error, OSError | TimeoutError | EOFError | asyncpg.InterfaceError | asyncpg.InternalClientError):
         return Fault.RETRY
-    if isinstance(error, asyncpg.InternalClientError):
-        return Fault.RETRY
-    return Fault.PROGRAMMER if isinstance(error, PgtickError | Exception) else Fault.RETRY
+    return Fault.PROGRAMMER

@@ -8,6 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import asyncpg
@@ -28,7 +29,7 @@ __all__ = ["Sender"]
 logger = QuietLogger(logging.getLogger(__name__))
 
 _FIRST_PAUSE_S = 0.1
-_CAREFUL_BATCHES = 20  # a careful one costs 1.4 times, a straight one that is refused twice and more
+_CAREFUL_BATCHES = 20  # the careful way takes twice as long, and behind a refused attempt three times
 _LONGEST_PAUSE_S = 2.0  # a server that is back is noticed so soon
 
 
@@ -77,6 +78,10 @@ class Sender:
             self._tasks.add(task)
             self._writer.metrics.in_flight = len(self._tasks)
             task.add_done_callback(self._done)
+
+    def start(self) -> None:
+        """Go on after ``stop``."""
+        self._is_stopped = False
 
     def stop(self) -> None:
         """Cancel what is on its way; its batches go back to their tables."""
@@ -150,14 +155,14 @@ class Sender:
             job: Callable[[], Any] | None = None
             if self._should_spool(lane, now):
                 lane.is_busy = True
-                job = lambda lane=lane: self._spool(lane)  # noqa: E731  one of three ways
+                job = partial(self._writer.spooling.keep, lane)
             elif now >= lane.next_try_s and not (lane.failing_since_s is not None and lane.in_hand):
                 if lane.counts.n_spooled:
                     if not lane.in_hand:
                         lane.is_busy = True
-                        job = lambda lane=lane: self._replay(lane)  # noqa: E731
+                        job = partial(self._replay, lane)
                 elif (batch := lane.take()) is not None:
-                    job = lambda lane=lane, batch=batch: self._attempt(lane, batch)  # noqa: E731
+                    job = partial(self._attempt, lane, batch)
             if job is not None:
                 lanes[table] = lanes.pop(table)
                 return lane, job
@@ -178,9 +183,6 @@ class Sender:
         finally:
             lane.is_busy = False
             self._writer.make_room()
-
-    async def _spool(self, lane: Lane) -> None:
-        await self._writer.spooling.keep(lane)
 
     async def _replay(self, lane: Lane) -> None:
         try:
