@@ -171,8 +171,8 @@ EXCEPTIONS = {
     "src/pgtick/migrator/repair.py": dict.fromkeys(("index[1]", "index['index']", "step['invalid_index']"), CATALOG),
     "src/pgtick/migrator/steps.py": dict.fromkeys(("left[0]", "record['invalid_index']"), CATALOG),
     "src/pgtick/roles.py": {"_CHUNKS": OWN},
-    "src/pgtick/writer/careful.py": {"target": "quoted by its two callers"},
     "src/pgtick/writer/deliver.py": {"INGEST_BATCHES": OWN, "INGEST_QUARANTINE": OWN},
+    "src/pgtick/writer/references.py": {"self.target": "quoted by references_of"},
 }
 
 

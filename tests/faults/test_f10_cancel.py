@@ -19,7 +19,7 @@ from pgtick.connection import DatabaseManager
 from pgtick.tables import BOOK_TICKERS
 from pgtick.writer import Writer, store_rows
 from pgtick.writer.batch import Batch
-from pgtick.writer.deliver import deliver
+from pgtick.writer.deliver import Way, deliver
 from pgtick.writer.encoders import encoder_of
 
 N_ROWS = 60
@@ -95,17 +95,17 @@ class Round:
         await until(lambda: state()["idle"] == state()["size"], f"{told}: the pool is full again: {state()}", 10)
         await assert_stored(self.config, self.numbers, seed=self.seed, only=self.numbers)
 
-    async def straight(self) -> None:
+    async def straight(self, way: Way = Way.STRAIGHT) -> None:
         batch = Batch(BOOK_TICKERS, encoder_of(BOOK_TICKERS).encode(tickers_of(self.numbers)))
-        await cancel(lambda: deliver(self.db, batch), self.at)
+        await cancel(lambda: deliver(self.db, batch, way=way), self.at)
         await self._all_or_nothing()
         assert (await deliver(self.db, batch)).n_stored == N_ROWS
 
+    async def sifted(self) -> None:
+        await self.straight(Way.SIFTED)
+
     async def careful(self) -> None:
-        batch = Batch(BOOK_TICKERS, encoder_of(BOOK_TICKERS).encode(tickers_of(self.numbers)))
-        await cancel(lambda: deliver(self.db, batch, is_careful=True), self.at)
-        await self._all_or_nothing()
-        assert (await deliver(self.db, batch)).n_stored == N_ROWS
+        await self.straight(Way.CAREFUL)
 
     async def at_once(self) -> None:
         await cancel(lambda: store_rows(BOOK_TICKERS, tickers_of(self.numbers), db=self.db), self.at)
@@ -161,7 +161,7 @@ class Round:
         assert n_stored == N_ROWS, f"seed {self.seed}, await {self.at}: {first.counts}, {second.counts}"
 
 
-WAYS = (Round.straight, Round.careful, Round.at_once, Round.flush, Round.add, Round.close)
+WAYS = (Round.straight, Round.sifted, Round.careful, Round.at_once, Round.flush, Round.add, Round.close)
 
 
 async def cancel_often(config: DatabaseConfig, n_rounds: int, spool: Path) -> None:
@@ -185,10 +185,10 @@ async def test_cancelled_at_each_await_of_a_delivery_in_turn_stores_all_or_nothi
     keyless: DatabaseConfig, tmp_path: Path
 ) -> None:
     async with managed(keyless) as db:
-        for n, is_careful in enumerate([False] * 40 + [True] * 40):
+        for n, way in enumerate([way for way in Way for _ in range(40)]):
             one = Round(keyless, db, n, n, tmp_path)
             one.at = n % 40
-            await (one.careful() if is_careful else one.straight())
+            await one.straight(way)
             await one.judge("deliver")
 
 

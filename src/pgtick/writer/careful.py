@@ -15,34 +15,23 @@ import msgspec
 from pgtick._fast.batch import EncodedBatch
 from pgtick.connection import async_chunks
 from pgtick.engines.base import Engine
-from pgtick.errors import RowError, SchemaChangedError
+from pgtick.errors import SchemaChangedError
 from pgtick.tables import Table, quote_identifier
-from pgtick.writer.encoders import encoder_of
 from pgtick.writer.faults import DATA_ERRORS
-from pgtick.writer.row_json import read_back
+from pgtick.writer.references import Refusal, references_of, refusal, without
 
 __all__ = ["Findings", "copy_rows", "store_carefully"]
 
-_CONSTRAINTS = """
-SELECT c.conname::text AS name, c.contype::text AS kind, pg_get_expr(c.conbin, c.conrelid) AS expression,
-       ARRAY(SELECT a.attname::text FROM unnest(c.conkey) WITH ORDINALITY k (n, i)
-             JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.n ORDER BY k.i) AS columns,
-       c.confrelid::regclass::text AS target,
-       ARRAY(SELECT quote_ident(a.attname) FROM unnest(c.confkey) WITH ORDINALITY k (n, i)
-             JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.n ORDER BY k.i) AS target_columns
+_CHECKS = """
+SELECT conname::text, pg_get_expr(conbin, conrelid),
+       ARRAY(SELECT a.attname::text FROM unnest(conkey) WITH ORDINALITY k (n, i)
+             JOIN pg_attribute a ON a.attrelid = conrelid AND a.attnum = k.n ORDER BY k.i)
 FROM pg_constraint c
-WHERE c.conrelid = quote_ident($1)::regclass AND c.contype IN ('c', 'f')
-  AND coalesce((to_jsonb(c) ->> 'conenforced')::bool, true)
+WHERE conrelid = quote_ident($1)::regclass AND contype = 'c' AND coalesce((to_jsonb(c) ->> 'conenforced')::bool, true)
 """
 _NOT_NULL = """
 SELECT attname::text FROM pg_attribute
 WHERE attrelid = quote_ident($1)::regclass AND attnotnull AND attnum > 0 AND NOT attisdropped
-"""
-# Pairs of column and referenced table, checked once a statement (migration 001).
-_REFERENCES = """
-SELECT DISTINCT n.nspname::text AS schema, t.tgargs FROM pg_trigger t
-JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE t.tgrelid = quote_ident($1)::regclass AND p.proname = 'pgtick_check_references'
 """
 _JUDGE = """
 WITH judged AS (SELECT pgtick_n AS n, CASE {cases} END AS broken FROM pgtick_incoming i)
@@ -64,7 +53,7 @@ class Findings(msgspec.Struct):
 
     n_stored: int = 0
     n_duplicates: int = 0
-    refused: list[tuple[RowError, dict[str, Any]]] = msgspec.field(default_factory=list)
+    refused: list[Refusal] = msgspec.field(default_factory=list)
 
 
 async def store_carefully(
@@ -132,9 +121,7 @@ class _Work:
 
     async def copy_rest(self, target: str) -> bool:
         """Copy what was judged good straight, at half of an INSERT's cost; say whether the server took it."""
-        bad = sorted(self.places)
-        ranges = zip([0, *(place + 1 for place in bad)], [*bad, self.rows.n_rows], strict=True)
-        rest = self.rows.take([(start, stop) for start, stop in ranges if start < stop])
+        rest = without(self.rows, self.places)
         if not rest.n_rows:
             return True
         try:
@@ -177,17 +164,7 @@ class _Work:
 
     def _refuse(self, place: int, column: str, says: str, cause: asyncpg.PostgresError | None) -> None:
         self.places.add(place)
-        values = encoder_of(self.table).values(self.rows, place)
-        row = read_back(self.table, values)
-        error = RowError(
-            self.table.name,
-            self.rows.origin(place),
-            column,
-            row.get(column, values),
-            f"was refused by the server: {says}",
-        )
-        error.__cause__ = cause
-        self.found.refused.append((error, row))
+        self.found.refused.append(refusal(self.table, self.rows, place, column, says, cause))
 
 
 class _Savepoint:
@@ -213,32 +190,14 @@ async def _rules(connection: Any, table: Table) -> list[_Rule]:
         for (column,) in await connection.fetch(_NOT_NULL, table.name)
         if column in written
     ]
-    for record in await connection.fetch(_CONSTRAINTS, table.name):
-        columns, name = record["columns"], record["name"]
-        if not columns or not written.issuperset(columns):
-            continue
-        if record["kind"] == "c":
-            rules.append(_Rule(columns[0], f"breaks the check {name}", f"({record['expression']}) IS FALSE"))
-        else:
-            rules.append(_reference(columns, record["target"], record["target_columns"]))
-    for record in await connection.fetch(_REFERENCES, table.name):
-        arguments = record["tgargs"].decode().split("\0")
-        for column, target in zip(arguments[0::2], arguments[1::2], strict=False):
-            place = f"{quote_identifier(record['schema'])}.{quote_identifier(target)}"
-            if column in written:
-                rules.append(_reference([column], place, ["id"]))
+    for name, expression, columns in await connection.fetch(_CHECKS, table.name):
+        if columns and written.issuperset(columns):
+            rules.append(_Rule(columns[0], f"breaks the check {name}", f"({expression}) IS FALSE"))
+    for reference in await references_of(connection, table):
+        own = [f"i.{quote_identifier(column)}" for column in reference.columns]
+        known = " AND ".join(f"{value} IS NOT NULL" for value in own)
+        rules.append(_Rule(reference.columns[0], reference.says, f"{known} AND {reference.is_missing(*own)}"))
     return rules
-
-
-def _reference(columns: list[str], target: str, target_columns: list[str]) -> _Rule:
-    own = [f"i.{quote_identifier(column)}" for column in columns]
-    pairs = " AND ".join(f"r.{there} = {here}" for there, here in zip(target_columns, own, strict=True))
-    known = " AND ".join(f"{here} IS NOT NULL" for here in own)
-    return _Rule(
-        columns[0],
-        f"there is no such row in {target}",
-        f"{known} AND NOT EXISTS (SELECT FROM {target} r WHERE {pairs})",
-    )
 
 
 async def copy_rows(

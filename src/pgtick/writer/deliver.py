@@ -1,14 +1,16 @@
 """One batch to the server, exactly once: its row in the ledger and its rows in one transaction.
 
-The straight COPY comes first. When the server reports a duplicate or refuses a row, the batch goes the careful way
-(``careful``), in one transaction, too. Inside a caller's transaction there is no ledger: its commit decides.
+The straight COPY comes first. When the server refuses a reference, the rows that have it are looked for by their ids
+(``references``) and the others copied; when it reports a duplicate or anything else, the batch goes the careful way
+(``careful``); all in one transaction, too. Inside a caller's transaction there is no ledger: its commit decides.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,8 +25,9 @@ from pgtick.tables import INGEST_BATCHES, INGEST_QUARANTINE, quote_literal
 from pgtick.writer.batch import Batch, Refused
 from pgtick.writer.careful import Findings, copy_rows, store_carefully
 from pgtick.writer.faults import DATA_ERRORS
+from pgtick.writer.references import Refusal, find_strangers, without
 
-__all__ = ["STRAIGHT_ROWS", "Delivery", "deliver"]
+__all__ = ["STRAIGHT_ROWS", "Delivery", "Way", "deliver"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +43,19 @@ _END_OTHERS = (
 )
 
 
+class Way(enum.IntEnum):
+    """How a batch goes; each way takes more rows that are bad than the one before it, and more time."""
+
+    STRAIGHT = 0
+    SIFTED = 1  # rows whose references are not there are taken out before the COPY
+    CAREFUL = 2  # through a temporary table
+
+
 class Delivery(msgspec.Struct):
     """What became of a batch: the counts add up to its rows.
 
     ``errors``: what the server refused; ``n_quarantined`` counts the rows in quarantine, refused before among them.
-    ``was_committed``: an earlier attempt had stored it, of which the answer was lost. ``is_careful``: not straight.
+    ``was_committed``: an earlier attempt had stored it, of which the answer was lost. ``way``: that it went at last.
     """
 
     n_stored: int = 0
@@ -52,7 +63,7 @@ class Delivery(msgspec.Struct):
     n_quarantined: int = 0
     errors: list[RowError] = msgspec.field(default_factory=list)
     was_committed: bool = False
-    is_careful: bool = False
+    way: Way = Way.STRAIGHT
 
 
 class _AlreadyCommittedError(Exception):
@@ -60,12 +71,12 @@ class _AlreadyCommittedError(Exception):
 
 
 async def deliver(
-    db: DatabaseManager, batch: Batch, *, quarantines: bool = True, is_careful: bool = False, timeout_s: float = 30.0
+    db: DatabaseManager, batch: Batch, *, quarantines: bool = True, way: Way = Way.STRAIGHT, timeout_s: float = 30.0
 ) -> Delivery:
     """Store the batch; sent before under its id, it is stored once.
 
-    ``quarantines``: rows that are refused go to ingest_quarantine in the same transaction. ``is_careful``: do not try
-    the straight way first. Raises the server's error, sorted by the engine, and TimeoutError at the deadline; the
+    ``quarantines``: rows that are refused go to ingest_quarantine in the same transaction. ``way``: the first to be
+    tried. Raises the server's error, sorted by the engine, and TimeoutError at the deadline; the
     connection is given up then, and nothing is stored or the ledger has it.
     """
     engine = await get_engine(db)
@@ -75,7 +86,7 @@ async def deliver(
         if not db.in_transaction:
             await engine.ensure_days(db, INGEST_BATCHES, {_day(batch)})
         try:
-            return await sender.send(is_careful)
+            return await sender.send(way)
         except _AlreadyCommittedError:
             return await _committed(db, batch)
 
@@ -105,40 +116,44 @@ class _Sender:
         self.has_ledger = not db.in_transaction
         self.name = f"pgtick {batch.id}"
 
-    async def send(self, is_careful: bool) -> Delivery:
+    async def send(self, way: Way) -> Delivery:
         if not self.batch.rows.n_rows:
             return await self._straight(self.batch.table.name)
-        judges, cause = is_careful, None
-        if not is_careful:
+        judges, cause = way > Way.STRAIGHT, None
+        if way == Way.STRAIGHT:
             try:
-                return await self._straight_to_its_place()
+                return await self._to_its_place(self._straight)
             except (asyncpg.UniqueViolationError, *DATA_ERRORS) as error:
                 judges, cause = not isinstance(error, asyncpg.UniqueViolationError), error
+        if way == Way.SIFTED or isinstance(cause, asyncpg.ForeignKeyViolationError):
+            try:
+                return await self._to_its_place(lambda target: self._sifted(target, cause))
+            except (asyncpg.UniqueViolationError, *DATA_ERRORS) as error:
+                judges, cause = True, cause or error
         return await self._with_days(lambda: self._carefully(judges, cause))
 
-    async def _straight_to_its_place(self) -> Delivery:
+    async def _to_its_place(self, attempt: Callable[[str], Awaitable[Delivery]]) -> Delivery:
         """Copy a large batch to where the engine keeps its day; where that is gone or not allowed, to the table."""
         table = self.batch.table.name
         target = self._target()
         if target != table:
             try:
-                return await self._straight(target)
+                return await attempt(target)
             except (asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError) as error:
                 logger.debug("%s is copied into instead: %s", table, error)
             except asyncpg.CheckViolationError as error:
                 if error.constraint_name is not None:
                     raise
-        return await self._with_days(lambda: self._straight(table))
+        return await self._with_days(lambda: attempt(table))
 
     def _target(self) -> str:
         table, rows = self.batch.table.name, self.batch.rows
         return self.engine.copy_target(self.db, table, rows.days) if rows.n_rows >= STRAIGHT_ROWS else table
 
-    async def _with_days(self, attempt: Any) -> Delivery:
+    async def _with_days(self, attempt: Callable[[], Awaitable[Delivery]]) -> Delivery:
         """Await the attempt; where another process dropped a day's partition, make it and try once more."""
         try:
-            done: Delivery = await attempt()
-            return done
+            return await attempt()
         except asyncpg.CheckViolationError as error:
             if error.constraint_name is not None:
                 raise
@@ -146,8 +161,7 @@ class _Sender:
             self.engine.forget(table)
             if table != INGEST_BATCHES or self.has_ledger:
                 await self.engine.ensure_days(self.db, table, days)
-        again: Delivery = await attempt()
-        return again
+        return await attempt()
 
     async def _straight(self, target: str) -> Delivery:
         batch = self.batch
@@ -159,27 +173,47 @@ class _Sender:
                 await self._quarantine(connection, batch.refused)
         return Delivery(n_stored=batch.rows.n_rows, n_quarantined=n_refused)
 
+    async def _sifted(self, target: str, cause: asyncpg.PostgresError | None) -> Delivery:
+        batch = self.batch
+        async with self._transaction(None) as connection:
+            found = await find_strangers(connection, batch.table, batch.rows, cause)
+            rest = without(batch.rows, set(found)) if found else batch.rows
+            refused = [found[place] for place in sorted(found)]
+            n_quarantined = await self._settle(connection, 0, refused)
+            if rest.n_rows:
+                await copy_rows(connection, target, batch.table, rest, self.timeout_s)
+        return Delivery(
+            n_stored=rest.n_rows,
+            n_quarantined=n_quarantined,
+            errors=[error for error, _ in refused],
+            way=Way.SIFTED,
+        )
+
     async def _carefully(self, judges: bool, cause: asyncpg.PostgresError | None) -> Delivery:
         batch = self.batch
         async with self._transaction(None) as connection:
             found: Findings = await store_carefully(
                 connection, batch.table, batch.rows, self.engine, judges=judges, target=self._target(), cause=cause
             )
-            n_quarantined = 0
-            if self.quarantines:
-                refused = [*batch.refused, *(Refused.of(batch.table, error, row) for error, row in found.refused)]
-                n_quarantined = len(refused)
-                if refused:
-                    await self._quarantine(connection, refused)
-            if self.has_ledger:
-                await self._enter(connection, self._ledger_row(found.n_duplicates, n_quarantined) or "")
+            n_quarantined = await self._settle(connection, found.n_duplicates, found.refused)
         return Delivery(
             n_stored=found.n_stored,
             n_duplicates=found.n_duplicates,
             n_quarantined=n_quarantined,
             errors=[error for error, _ in found.refused],
-            is_careful=True,
+            way=Way.CAREFUL,
         )
+
+    async def _settle(self, connection: Any, n_duplicates: int, refusals: list[Refusal]) -> int:
+        """Enter what was found into ledger and quarantine; return how many rows went there."""
+        refused: list[Refused] = []
+        if self.quarantines:
+            refused = [*self.batch.refused, *(Refused.of(self.batch.table, error, row) for error, row in refusals)]
+        if self.has_ledger:
+            await self._enter(connection, self._ledger_row(n_duplicates, len(refused)) or "")
+        if refused:
+            await self._quarantine(connection, refused)
+        return len(refused)
 
     async def _quarantine(self, connection: Any, refused: Iterable[Refused]) -> None:
         batch = self.batch

@@ -13,7 +13,7 @@ import msgspec
 from pgtick._fast.batch import EncodedBatch
 from pgtick.tables import Table
 from pgtick.writer.batch import Batch, Refused
-from pgtick.writer.deliver import Delivery
+from pgtick.writer.deliver import Delivery, Way
 from pgtick.writer.encoders import encoder_of
 from pgtick.writer.metrics import Counts
 from pgtick.writer.row_json import row_values
@@ -50,7 +50,8 @@ class Lane:
         self.oldest_s: float | None = None  # of the open batch's first row
         self.is_stopped = False
         self.error: BaseException | None = None
-        self.n_careful = 0  # so many batches go the careful way at once
+        self.way = Way.STRAIGHT  # that a batch goes first
+        self.n_careful = 0  # for so many batches more, when it is not the straight one
         self.is_busy = False  # with its spool
         self.failing_since_s: float | None = None
         self.n_failures = 0

@@ -17,7 +17,7 @@ from pgtick.connection import DatabaseManager
 from pgtick.errors import PgtickError, SchemaChangedError, SpoolError, UnavailableError
 from pgtick.tables import Table
 from pgtick.writer.batch import Batch
-from pgtick.writer.deliver import Delivery, deliver
+from pgtick.writer.deliver import Delivery, Way, deliver
 from pgtick.writer.faults import Fault, fault_of
 from pgtick.writer.lane import Lane
 from pgtick.writer.metrics import Metrics
@@ -29,7 +29,7 @@ __all__ = ["Sender"]
 logger = QuietLogger(logging.getLogger(__name__))
 
 _FIRST_PAUSE_S = 0.1
-_CAREFUL_BATCHES = 20  # the careful way takes twice as long, and behind a refused attempt three times
+_CAREFUL_BATCHES = 20  # a refused attempt takes as long as one that is taken
 _LONGEST_PAUSE_S = 2.0  # a server that is back is noticed so soon
 
 
@@ -200,7 +200,7 @@ class Sender:
         longest_s = max(self._writer.db.config.statement_timeout_s, self._flush_timeout_s)
         timeout_s = min(self._flush_timeout_s * 2 ** min(lane.n_timeouts, 16), longest_s)
         try:
-            delivery = await deliver(self._writer.db, batch, is_careful=bool(lane.n_careful), timeout_s=timeout_s)
+            delivery = await deliver(self._writer.db, batch, way=lane.way, timeout_s=timeout_s)
         except BaseException as error:
             if batch.is_from_spool:
                 lane.in_hand.discard(batch)
@@ -218,12 +218,17 @@ class Sender:
     def _settled(self, lane: Lane, batch: Batch, delivery: Delivery, started: float, metrics: Any) -> None:
         lane.settle(batch, delivery)
         lane.is_stopped, lane.failing_since_s, lane.next_try_s, lane.n_timeouts = False, None, 0.0, 0
-        # What has bad rows has more of them: the straight attempt is left out until so many batches had none.
-        lane.n_careful = _CAREFUL_BATCHES if delivery.errors else max(lane.n_careful - 1, 0)
+        # What has bad rows has more of them: the way that took them is the first until so many batches had none.
+        if delivery.errors:
+            lane.way, lane.n_careful = delivery.way, _CAREFUL_BATCHES
+        elif lane.n_careful:
+            lane.n_careful -= 1
+            if not lane.n_careful:
+                lane.way = Way.STRAIGHT
         now = time.monotonic()
         name = lane.table.name
         metrics.n_already_committed += delivery.was_committed
-        metrics.n_careful += delivery.is_careful
+        metrics.n_careful += delivery.way == Way.CAREFUL
         metrics.observe_attempt(name, now - started)
         if not batch.is_from_spool:
             metrics.observe_flush(name, now - batch.sealed_s, batch.n_rows)
