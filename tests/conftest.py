@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
+import hypothesis
 import pytest
 from no_secrets import SENTINEL, pytest_configure  # noqa: F401  a hook: it starts the watch
 
@@ -23,6 +24,10 @@ from pgtick.embedded import start_embedded
 from pgtick.engines import get_engine
 from pgtick.migrator import run_pending_migrations
 from pgtick.verify import verify_schema
+
+# An example's time says nothing here: the machines are noisy, and the core's tests run under sanitizers, too.
+hypothesis.settings.register_profile("pgtick", deadline=None)
+hypothesis.settings.load_profile("pgtick")
 
 PREFIX = f"pgtick_test_{os.getpid()}_"
 _numbers = itertools.count()

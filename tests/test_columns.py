@@ -37,6 +37,25 @@ def as_rows(columns: dict[str, list[Any]], n: int) -> list[dict[str, Any]]:
     return [{name: values[i] for name, values in columns.items()} for i in range(n)]
 
 
+def keeps_refused(table: Table, given_: Any, rows: list[dict[str, Any]], **options: Any) -> None:
+    """Hold that of a refused row each value that its column takes alone is kept as it would be stored, others raw."""
+    encoder = RowEncoder(table)
+    refused: list[tuple[tuple[Any, ...], dict[str, object]]] = []
+    errors = [
+        error for batch in encoder.column_batches(given_, 2, refused=refused, **options) for error in batch.errors
+    ]
+    for error, (values, unfit) in zip(errors, refused, strict=True):
+        assert unfit.get(error.column, None) is error.value or repr(unfit[error.column]) == repr(error.value)
+        for place, name in enumerate(table.column_names):
+            alone = encoder.encode([{"timestamp": WHEN, name: rows[error.index].get(name)}])
+            if alone.errors:
+                assert values[place] is None
+                assert name in unfit or rows[error.index].get(name) is None
+            else:
+                assert name not in unfit
+                assert repr(values[place]) == repr(encoder.values(alone, 0)[place])
+
+
 # ---------------------------------------------------------------- what is drawn: an array and its Python values
 
 
@@ -150,6 +169,7 @@ def test_columns_become_what_their_rows_become(
     given_, rows, scales, masks, n = drawn
     encoder = RowEncoder(WIDE)
     same(encoder.encode_columns(given_, scales=scales, masks=masks), encoder.encode(as_rows(rows, n)))
+    keeps_refused(WIDE, given_, as_rows(rows, n), scales=scales, masks=masks)
 
 
 @settings(max_examples=200, deadline=None)
@@ -269,10 +289,9 @@ def test_other_types_become_what_their_rows_become(data: st.DataObject) -> None:
     columns |= {"day": np.array(days, "M8[D]"), "key": key_array, "raw": np.array(raws, "S5"), "extra": extras}
     rows = {"i2": small_values, "f4": real_values, "day": days, "key": keys, "raw": raws, "extra": extras}
     encoder = RowEncoder(OTHER)
-    same(
-        encoder.encode_columns({"timestamp": WHEN, **columns}),
-        encoder.encode([{"timestamp": WHEN, **row} for row in as_rows(rows, n)]),
-    )
+    whole = [{"timestamp": WHEN, **row} for row in as_rows(rows, n)]
+    same(encoder.encode_columns({"timestamp": WHEN, **columns}), encoder.encode(whole))
+    keeps_refused(OTHER, {"timestamp": WHEN, **columns}, whole)
 
 
 def test_a_date_is_whole_days_within_pythons_years() -> None:
@@ -318,6 +337,36 @@ def test_a_refused_value_is_named_as_python_has_it() -> None:
     assert refused("side", ["bought"]) == "bought"
     assert refused("later", np.array(["1999-01-01"], "M8[D]")) == np.datetime64("1999-01-01")
     assert np.isnan(refused("num", np.array([np.nan])))
+
+
+def test_a_refused_row_is_kept_whole() -> None:
+    columns = {
+        "timestamp": np.array(["2025-03-01T12:00:00.123456"] * 3, "M8[us]"),
+        "symbol_id": 5,
+        "bid_price": np.array([1, -2, 3], "i8"),
+        "ask_price": np.array([0.1, np.nan, 0.2], "f4"),
+        "bid_qty": np.ma.MaskedArray(np.array([0.1, 0.2, 0.3], "f4"), [False, False, True]),
+        "ask_qty": ["1.5", Decimal("2.50"), "nothing"],
+        "update_type": np.str_("x"),
+    }
+    refused: list[tuple[tuple[Any, ...], dict[str, object]]] = []
+    encoder = RowEncoder(BOOK_TICKERS)
+    (batch,) = encoder.column_batches(columns, 10, scales={"bid_price": 2}, refused=refused)
+    assert [(error.index, error.column) for error in batch.errors] == [(1, "bid_price"), (2, "ask_qty")]
+    named = [(dict(zip(BOOK_TICKERS.column_names, values, strict=True)), unfit) for values, unfit in refused]
+    kept = {"timestamp": WHEN, "symbol_id": 5, "sequence_number": None, "update_type": "x"}
+    assert named[0][0] == {
+        **kept,
+        "bid_price": None,
+        "ask_price": None,
+        "bid_qty": Decimal("0.2"),
+        "ask_qty": Decimal("2.50"),
+    }
+    assert repr(named[0][1]) == "{'bid_price': Decimal('-0.02'), 'ask_price': nan}"
+    assert named[1] == (
+        {**kept, "bid_price": Decimal("0.03"), "ask_price": Decimal("0.2"), "bid_qty": None, "ask_qty": None},
+        {"ask_qty": "nothing"},
+    )
 
 
 # ---------------------------------------------------------------- what is wrong with a whole column

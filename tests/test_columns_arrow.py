@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_columns import OTHER, as_rows, same
+from test_columns import OTHER, as_rows, keeps_refused, same
 from wire import WHEN, WIDE
 
 from pgtick._fast.encode import RowEncoder
@@ -111,6 +111,7 @@ def test_arrow_becomes_what_its_rows_become(data: st.DataObject) -> None:
     same(encoder.encode_columns(table), expected)
     same(encoder.encode_columns(pa.RecordBatchReader.from_batches(table.schema, table.to_batches())), expected)
     same(encoder.encode_columns(arrays), expected)
+    keeps_refused(WIDE, table, as_rows(rows, n))
     if n:
         same(encoder.encode_columns(table.combine_chunks().to_batches()[0]), expected)
 

@@ -106,6 +106,18 @@ def test_encode_arrow_without_memory_raises_and_the_next_batch_is_whole() -> Non
     expected = b"".join(encoder.encode_columns(table).chunks())
     assert fails_at_every_allocation(lambda: encoder.encode_columns(table)) > 5
     assert b"".join(encoder.encode_columns(table).chunks()) == expected
+    refused = pyarrow.array([Decimal(i % 10) for i in range(N)])  # of every tenth row, which is kept
+    table = table.set_column(table.column_names.index("ask_price"), "ask_price", refused)
+
+    def keep() -> list[object]:
+        kept: list[tuple[tuple[object, ...], dict[str, object]]] = []
+        assert len(list(encoder.column_batches(table, 200, refused=kept))) == 3
+        return list(kept)
+
+    whole_rows = keep()
+    assert fails_at_every_allocation(keep) > 5
+    assert keep() == whole_rows
+    assert len(whole_rows) == N // 10
 
 
 def test_decode_without_memory_raises_and_the_next_reading_is_whole() -> None:
@@ -113,14 +125,15 @@ def test_decode_without_memory_raises_and_the_next_reading_is_whole() -> None:
     oids = {name: oid for oid, name in READABLE_TYPES.items()}
     layout = [(column.name, oids[column.type], ("decimal",)) for column in TRADES.columns]
 
-    def decode() -> list[object]:
+    def decode() -> dict[str, list[object]]:
         decoder = CopyDecoder(layout)
         decoder.feed(stream)
         decoder.finish()
         columns = decoder.take()
         assert len(columns.columns) == len(layout)
-        return columns.objects("price")
+        return {name: columns.objects(name) for name, *_ in layout}
 
     expected = decode()
     assert fails_at_every_allocation(decode) > 5
-    assert decode() == expected == [Decimal(1 + i) for i in range(N)]
+    assert decode() == expected
+    assert expected["price"] == [Decimal(1 + i) for i in range(N)]

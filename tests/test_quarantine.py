@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import asyncpg
+import numpy as np
 import pytest
 from logins import roles_of
 from rows import NOW, make_symbol, ticker
@@ -32,7 +33,7 @@ from pgtick.operations.quarantine import (
 from pgtick.roles import set_up_roles
 from pgtick.tables import BOOK_TICKERS, TRADES, Table
 from pgtick.writer import Writer
-from pgtick.writer.row_json import row_values, to_json, types_of
+from pgtick.writer.row_json import from_json, row_values, to_json, types_of
 
 NAME = BOOK_TICKERS.name
 BATCH = uuid.UUID(int=7)
@@ -313,23 +314,25 @@ async def test_rows_of_the_writer_come_out_as_they_went_in(notes: DatabaseManage
     assert {record["timestamp"] for record in stored} == {NOW, NOW.replace(microsecond=now_ms % 1000 * 1000)}
 
 
-async def test_row_of_columns_stays_refused_until_its_other_values_are_filled_in(db: DatabaseManager) -> None:
+async def test_rows_of_columns_are_kept_whole_as_rows_are(db: DatabaseManager) -> None:
     symbol_id = await make_symbol()
-    good = {name: getattr(ticker(symbol_id), name) for name in BOOK_TICKERS.column_names}
+    rows = [ticker(symbol_id, sequence_number=n, bid_qty="0.1", ask_qty=None) for n in range(3)]
+    rows[1].bid_price = -1.0
+    columns = {name: [getattr(row, name) for row in rows] for name in BOOK_TICKERS.column_names}
     async with Writer(db, spool=False) as writer:
-        await writer.add_columns(
-            BOOK_TICKERS, {name: [value] * 3 for name, value in good.items()} | {"bid_price": [1.0, -1.0, 2.0]}
-        )
+        await writer.add_many(BOOK_TICKERS, rows)
+        await writer.add_columns(BOOK_TICKERS, columns)
+        await writer.add_columns(BOOK_TICKERS, columns | {"bid_qty": np.array([0.1] * 3, "f4"), "symbol_id": symbol_id})
         await writer.flush()
-    (row,) = await list_quarantine(db)
-    assert (row.row_index, row.column_name, row.reason) == (1, "bid_price", "must be > 0")
-    assert json.loads(row.row) == {"bid_price": -1.0, "*": "of columns, whose other values are not kept"}
-    mended = good | {"bid_price": 3, "sequence_number": 9}
-    assert await fix_quarantined(db, row.id, mended) is not None
-    assert not (await replay_quarantine(db)).is_complete
-    assert await fix_quarantined(db, row.id, {}, without=["*"]) is None
-    assert (await replay_quarantine(db)).is_complete
-    assert 3 in await bids(db)
+    found = sorted(await list_quarantine(db), key=lambda row: row.row_index)
+    assert [(row.row_index, row.column_name, row.reason) for row in found] == [
+        (n, "bid_price", "must be > 0") for n in (1, 4, 7)
+    ]
+    values = [from_json(types_of(BOOK_TICKERS), row.row) for row in found]
+    assert values[0] == values[1] == values[2]
+    assert await fix_quarantined(db, found[2].id, {"bid_price": 3}) is None
+    assert (await replay_quarantine(db, ids=[found[2].id])).is_complete
+    assert await bids(db) == [Decimal("50000.1"), Decimal(3), Decimal("50000.1")]
 
 
 # --- roles ---

@@ -167,7 +167,7 @@ cdef int _set_parameters(Piece piece, str table, object column, str form) except
         source.width = 8
         return 0
     try:
-        numbers = [int(text) for text in form[2:].split(",")]
+        numbers = list(map(int, form[2:].split(",")))
         if form[0] == "w":
             source.kind = FIXED
             (source.width,) = numbers

@@ -131,7 +131,10 @@ cdef class EncodedBatch:
     def indices(self) -> list[int]:
         """The original index of each encoded row."""
         cdef Py_ssize_t i
-        return [self.origins[i] for i in range(self.n)]
+        cdef list found = [None] * self.n
+        for i in range(self.n):
+            found[i] = self.origins[i]
+        return found
 
     def origin(self, Py_ssize_t row):
         """Return the original index of one encoded row."""

@@ -30,12 +30,15 @@ cdef class Columns:
 
     def __cinit__(self, Py_ssize_t n):
         self.n_columns = n
-        self.pieces = [[] for _ in range(n)]
+        self.pieces = []
         self.plans = <Plan *>PyMem_RawCalloc(n + 1, sizeof(Plan))
         self.sources = <Source **>PyMem_RawCalloc(n + 1, sizeof(Source *))
         self.at = <Py_ssize_t *>PyMem_RawCalloc(n + 1, sizeof(Py_ssize_t))
         if self.plans == NULL or self.sources == NULL or self.at == NULL:
             raise MemoryError
+        while n:
+            self.pieces.append([])
+            n -= 1
 
     def __dealloc__(self):
         PyMem_RawFree(self.plans)
@@ -142,6 +145,31 @@ cdef class Columns:
     cdef int _refuse(self, EncodedBatch out, Py_ssize_t column, Py_ssize_t row, int broken) except -1:
         value = value_at((<list>self.pieces[column])[0], self.at[column] + row)
         out.errors.append(refusal(self.table, self.origin + row, self.columns[column], value, broken))
+        if self.kept is not None:
+            self._keep(row)
+        return 0
+
+    cdef int _keep(self, Py_ssize_t row) except -1:
+        cdef Buffer *buffer = &self.kept.buffer
+        cdef Py_ssize_t i, start
+        cdef Source *source
+        reserve(buffer, 2 + 32 * self.n_columns)
+        put16(buffer.data + buffer.size, <int>self.n_columns)
+        buffer.size += 2
+        unfit = {}
+        for i in range(self.n_columns):
+            source = self.sources[i]
+            start = buffer.size
+            if not (source.has_nulls and is_null(source, self.at[i] + row)):
+                if not source.take(buffer, &self.plans[i], source, self.at[i] + row, &self.clock):
+                    continue
+                unfit[self.columns[i].name] = value_at((<list>self.pieces[i])[0], self.at[i] + row)
+                buffer.size = start
+            reserve(buffer, 4 + 32 * self.n_columns)
+            put32(buffer.data + buffer.size, 0xFFFFFFFF)
+            buffer.size += 4
+        self.kept.add_row(self.origin + row)
+        self.unfit.append(unfit)
         return 0
 
     cdef int _add(self, Py_ssize_t i, Piece piece) except -1:

@@ -20,6 +20,8 @@ from pgtick._fast.numeric_out cimport INEXACT, MALFORMED, NOT_FINITE, TOO_LARGE
 from pgtick._fast.objects cimport numeric_text
 from pgtick._fast.wire cimport get16, get32
 
+from operator import itemgetter as _itemgetter
+
 from pgtick.errors import DecodeError as _DecodeError, short_repr as _short_repr
 
 cdef enum Stage:
@@ -99,7 +101,7 @@ cdef class CopyDecoder:
     def __cinit__(self, columns, max_rows=None):
         cdef int i
         columns = list(columns)
-        self.names = tuple([column[0] for column in columns])
+        self.names = tuple(map(_itemgetter(0), columns))
         self.max_rows = <Py_ssize_t>(1 << 62) if max_rows is None else max_rows
         if self.max_rows < 1 or not 0 < len(columns) < 1 << 15:
             raise ValueError("a chunk has at least one row, and a row at least one column")

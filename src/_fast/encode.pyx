@@ -20,6 +20,8 @@ from pgtick._fast.times cimport set_clock
 from pgtick._fast.values cimport make_plan
 from pgtick._fast.wire cimport Buffer, put16, put32, reserve
 
+from operator import attrgetter as _attrgetter
+
 from pgtick._fast.decode import CopyDecoder as _CopyDecoder
 from pgtick._fast.result import READABLE_TYPES as _READABLE_TYPES
 from pgtick.errors import RowError
@@ -108,7 +110,7 @@ cdef class RowEncoder:
         cdef Py_ssize_t i
         self.name = table.name
         self.columns = tuple(table.columns)
-        self.names = tuple([column.name for column in self.columns])
+        self.names = tuple(map(_attrgetter("name"), self.columns))
         self.ignored = frozenset(getattr(table, "read_columns", ())) - frozenset(self.names)
         self.layouts = {}
         self.n = len(self.columns)
@@ -120,7 +122,7 @@ cdef class RowEncoder:
                 make_plan(&self.plans[i], column, column.name == table.time_column)
             except ValueError as error:
                 raise ValueError(f"{self.name}.{column.name}: {error}") from None
-        if sum([bool(column.content_key) for column in self.columns]) > MAX_KEYS:
+        if sum(map(bool, map(_attrgetter("content_key"), self.columns))) > MAX_KEYS:
             raise ValueError(f"{self.name}: more than {MAX_KEYS} content keys")
 
     def __dealloc__(self):
@@ -207,10 +209,11 @@ cdef class RowEncoder:
         )
         return opened.encode(PY_SSIZE_T_MAX)
 
-    def column_batches(self, columns, n_rows, *, time_unit=None, scales=None, masks=None):
+    def column_batches(self, columns, n_rows, *, time_unit=None, scales=None, masks=None, refused=None):
         """Yield what encode_columns gives in batches of up to ``n_rows`` rows; a stream is read as far as needed.
 
-        Indices, and the counts of identical contents in text keys, run on from batch to batch.
+        Indices, and the counts of identical contents in text keys, run on from batch to batch. ``refused``: a list
+        that gets of each refused row its values as ``values`` gives them, and {name: value} of those that do not fit.
         """
         if n_rows < 1:
             raise ValueError(f"n_rows must be 1 or more, not {n_rows}")
@@ -218,7 +221,12 @@ cdef class RowEncoder:
             self.name, self.columns, self.ignored, self.plans, columns, time_unit, scales, masks
         )
         while True:
+            if refused is not None:
+                opened.kept = EncodedBatch.__new__(EncodedBatch)
+                opened.unfit = []
             batch = opened.encode(n_rows)
+            if refused is not None and opened.kept.n:
+                refused += zip(self._values(opened.kept, 0, opened.kept.n), opened.unfit)
             if batch.n_rows or batch.errors:
                 yield batch
             else:
@@ -235,12 +243,18 @@ cdef class RowEncoder:
         """Return the values of a batch's row in wire order as they will be read back."""
         if not 0 <= row < batch.n:
             raise IndexError(f"no row {row} in a batch of {batch.n}")
-        decoder = _CopyDecoder([(column.name, _OIDS[column.type], ("decimal",)) for column in self.columns])
-        for chunk in batch.chunks(row, row + 1):
+        return self._values(batch, row, row + 1)[0]
+
+    cdef list _values(self, EncodedBatch batch, Py_ssize_t start, Py_ssize_t stop):
+        layout = []
+        for column in self.columns:
+            layout.append((column.name, _OIDS[column.type], ("decimal",)))
+        decoder = _CopyDecoder(layout)
+        for chunk in batch.chunks(start, stop):
             decoder.feed(chunk)
         decoder.finish()
         result = decoder.take()
-        return tuple([result.objects(name)[0] for name in self.names])
+        return list(zip(*map(result.objects, self.names)))
 
     cdef _Layout _layout(self, object cls):
         cdef _Layout layout = self.layouts.get(cls)

@@ -171,8 +171,10 @@ cdef class Columns:
         """Return an instance of ``model`` a row, each column given by its name."""
         cdef Py_ssize_t n = len(self.names), i, row
         cdef vector[PyObject *] args
-        cdef list columns = [self._objects(i) for i in range(n)]
+        cdef list columns = []
         cdef list out = []
+        for i in range(n):
+            columns.append(self._objects(i))
         args.resize(n + 1)
         for row in range(self.n_rows):
             for i in range(n):
@@ -238,7 +240,11 @@ cdef class Columns:
 
     cdef list _objects(self, Py_ssize_t i):
         cdef Py_ssize_t row
-        return [None if self._is_null(i, row) else self._object(i, row) for row in range(self.n_rows)]
+        cdef list found = [None] * self.n_rows
+        for row in range(self.n_rows):
+            if not self._is_null(i, row):
+                found[row] = self._object(i, row)
+        return found
 
     cdef object _object(self, Py_ssize_t i, Py_ssize_t row):
         cdef Kind kind = self.held[i].kind

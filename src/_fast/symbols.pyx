@@ -197,7 +197,10 @@ cdef class SymbolCache:
 
     def symbols(self):
         """Return a list of all symbols."""
-        return [(<Row>row).symbol for row in self._tables.rows.values()]
+        found = []
+        for row in self._tables.rows.values():
+            found.append((<Row>row).symbol)
+        return found
 
     @property
     def size(self):

@@ -1,7 +1,7 @@
 """Run the full figures and keep their results as the table of docs/reliability.md: ``python tests/faults/report.py``.
 
-With a name (``f1 f8``) only those are run. ``--only-table FILE`` writes the table from results that were kept in
-``PGTICK_FAULT_REPORT=FILE`` by ``pytest -m slow tests/faults``.
+With a name (``f1 f8``) only those are run. Results are kept in ``PGTICK_FAULT_REPORT``, where that is set, as they are
+by ``pytest -m slow tests/faults``; ``--only-table FILE`` writes the table from such a file.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
         keep(Path(arguments[1]))
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        results = Path(folder) / "results"
+        results = Path(os.environ.get("PGTICK_FAULT_REPORT") or Path(folder) / "results")
         chosen = ["-k", " or ".join(f"test_{name}_" for name in arguments)] if arguments else []
         command = [sys.executable, "-m", "pytest", "-m", "", "-s", str(Path(__file__).parent), *chosen]
         code = subprocess.run(command, check=False, cwd=ROOT, env=os.environ | {"PGTICK_FAULT_REPORT": str(results)})

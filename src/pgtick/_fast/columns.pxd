@@ -30,6 +30,8 @@ cdef class Columns:
     cdef Py_ssize_t loaded  # rows that lie in the pieces from here on
     cdef Py_ssize_t origin  # the index of the next row
     cdef bint objects
+    cdef EncodedBatch kept  # the refused rows, where they are asked for, with NULL for each value that does not fit
+    cdef list unfit  # of each of these rows such values by the names of their columns
     cdef Clock clock
     cdef unordered_map[uint64_t, uint32_t] seen
 
@@ -44,6 +46,7 @@ cdef class Columns:
     cdef int _add_stream(self, object given) except -1
     cdef int _refuse_mask(self, object column, object given) except -1
     cdef int _set_scale(self, Piece piece, object column) except -1
+    cdef int _keep(self, Py_ssize_t row) except -1
     cdef int _refuse(self, EncodedBatch out, Py_ssize_t column, Py_ssize_t row, int broken) except -1
 
 

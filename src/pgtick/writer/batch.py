@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -28,11 +29,9 @@ class Refused(msgspec.Struct, array_like=True):
     row: str
 
     @classmethod
-    def of(cls, table: Table, error: RowError, row: dict[str, object] | None = None) -> Refused:
-        """Make one of the refusal; without the row, of the value alone, which stays refused until it is completed."""
-        # No name of a column: columns that are absent would be stored as NULL.
-        values = {error.column: error.value, "*": "of columns, whose other values are not kept"} if row is None else row
-        return cls(error.index, error.column, error.rule, to_json(types_of(table), values))
+    def of(cls, table: Table, error: RowError, row: Mapping[str, object]) -> Refused:
+        """Make one of the refusal and the row's values."""
+        return cls(error.index, error.column, error.rule, to_json(types_of(table), row))
 
 
 class Batch:

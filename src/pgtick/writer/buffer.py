@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pgtick.connection import DatabaseManager, get_db_manager
 from pgtick.errors import BufferFullError, PgtickError, SpoolFullError, WriterClosedError
@@ -16,6 +17,7 @@ from pgtick.tables import Table
 from pgtick.writer.batch import Batch, Refused
 from pgtick.writer.lane import Lane, TableSettings
 from pgtick.writer.metrics import Counts, Health, Metrics, health
+from pgtick.writer.row_json import read_back
 from pgtick.writer.sender import Sender
 from pgtick.writer.spool import Spool
 from pgtick.writer.spooling import Spooling
@@ -163,8 +165,9 @@ class Writer:
     ) -> None:
         """Accept columns (docs/columns.md), encoded in a thread; they must not change until this returns."""
         lane = await self._admit(table)
+        refused: list[tuple[tuple[Any, ...], dict[str, object]]] = []
         batches = lane.encoder.column_batches(
-            columns, lane.settings.max_rows, time_unit=time_unit, scales=scales, masks=masks
+            columns, lane.settings.max_rows, time_unit=time_unit, scales=scales, masks=masks, refused=refused
         )
         n_before = 0
         while (encoded := await asyncio.to_thread(next, batches, None)) is not None:
@@ -179,10 +182,14 @@ class Writer:
                 error.index += base
             if errors and not self._quarantines:
                 lane.counts.n_refused += len(errors)
-            kept = [Refused.of(table, error) for error in errors] if self._quarantines else []
+            kept = [
+                Refused.of(table, error, read_back(table, values) | unfit)
+                for error, (values, unfit) in zip(errors, refused, strict=True)
+            ]
+            refused.clear()
             self._seal(lane)
             encoded.shrink()
-            batch = Batch(table, encoded, kept)
+            batch = Batch(table, encoded, kept if self._quarantines else [])
             lane.counts.n_accepted += batch.n_rows
             lane.counts.n_buffered += batch.n_rows
             if batch.n_rows:

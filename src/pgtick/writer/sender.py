@@ -20,7 +20,7 @@ from pgtick.writer.batch import Batch
 from pgtick.writer.deliver import Delivery, Way, deliver
 from pgtick.writer.faults import Fault, fault_of
 from pgtick.writer.lane import Lane
-from pgtick.writer.metrics import Metrics
+from pgtick.writer.metrics import Metrics, without_secrets
 from pgtick.writer.quiet_log import QuietLogger
 from pgtick.writer.spooling import Spooling
 
@@ -277,7 +277,7 @@ class Sender:
             lane.counts.n_buffered + lane.counts.n_spooled,
             pause_s,
             type(error).__name__,
-            error,
+            without_secrets(str(error)),
         )
         self._writer.metrics.note_error(lane.table.name, error)
         self.look()
