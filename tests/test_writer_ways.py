@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from collections import Counter
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -14,7 +16,7 @@ from pgtick.connection import DatabaseManager
 from pgtick.engines.series import create_series
 from pgtick.models import EventTime, Id4, Row, Sql
 from pgtick.tables import BOOK_TICKERS, Table
-from pgtick.writer import Writer, store_rows
+from pgtick.writer import Writer, batch, references, store_rows
 from pgtick.writer.batch import Batch
 from pgtick.writer.deliver import Delivery, Way, deliver
 from pgtick.writer.encoders import encoder_of
@@ -68,9 +70,9 @@ async def test_each_way_takes_what_the_one_before_it_leaves(
         else ticker(symbol_id, sequence_number=n)
         for n, kind in ((n, rows.get(n)) for n in range(N))
     ]
-    batch = batch_of(handed)
+    sent = batch_of(handed)
     needed, n_duplicates, n_refused = found
-    delivery = await deliver(db, batch, way=first)
+    delivery = await deliver(db, sent, way=first)
     assert counts_of(delivery) == (max(first, needed), N - n_duplicates - n_refused, n_duplicates, n_refused)
     refused = [n for n, kind in rows.items() if kind != "again"]
     assert [error.index for error in delivery.errors] == refused
@@ -80,7 +82,7 @@ async def test_each_way_takes_what_the_one_before_it_leaves(
     assert all(error.value == rows[error.index] for error in delivery.errors if isinstance(rows[error.index], int))
     assert len(await quarantined(db)) == n_refused
     assert await db.fetchval(f"SELECT count(*) FROM {BOOK_TICKERS.name}") == 1 + N - n_duplicates - n_refused
-    again = await deliver(db, batch, way=first)
+    again = await deliver(db, sent, way=first)
     assert (again.was_committed, again.n_stored, again.n_duplicates, again.n_quarantined) == (
         True,
         N - n_duplicates - n_refused,
@@ -185,6 +187,45 @@ async def test_each_column_that_refers_is_looked_at(db: DatabaseManager, symbol_
     delivery = await deliver(db, batch_of(rows, LEGS))
     assert counts_of(delivery) == (Way.SIFTED, 2000 - n_strangers, 0, n_strangers)
     assert {error.index: (error.column, error.value) for error in delivery.errors} == expected
+
+
+@pytest.mark.parametrize("kind", ["strangers", "a check", "columns"])
+async def test_event_loop_has_its_turns_while_rows_are_refused_by_the_thousand(
+    db: DatabaseManager, symbol_id: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await db.execute(f"ALTER TABLE {BOOK_TICKERS.name} ADD CONSTRAINT none CHECK (sequence_number < 0)")
+    n_rows, turn = 2000, 0
+    rows = tickers(STRANGER if kind == "strangers" else symbol_id, *range(n_rows))
+    at_once: Counter[tuple[str, int]] = Counter()
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            await asyncio.sleep(0)
+            turn += 1
+
+    def counted(module: Any, name: str) -> None:
+        function = getattr(module, name)
+
+        def count(*args: Any) -> Any:
+            at_once[name, turn] += 1
+            return function(*args)
+
+        monkeypatch.setattr(module, name, count)
+
+    counted(batch, "to_json")
+    counted(references, "read_back")
+    counting = asyncio.create_task(count_turns())
+    async with Writer(db, max_rows=n_rows) as writer:
+        if kind == "columns":
+            columns = {name: [getattr(row, name) for row in rows] for name in BOOK_TICKERS.column_names}
+            await writer.add_columns(BOOK_TICKERS, columns | {"bid_price": [-1] * n_rows})
+        else:
+            await writer.add_many(BOOK_TICKERS, rows)
+    counting.cancel()
+    assert writer.counts[BOOK_TICKERS.name].n_quarantined == n_rows
+    assert at_once.total() == n_rows * (1 if kind == "columns" else 2)
+    assert max(at_once.values()) <= 32
 
 
 class Leg(Row, kw_only=True):

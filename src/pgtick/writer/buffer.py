@@ -14,7 +14,7 @@ from typing import Any
 from pgtick.connection import DatabaseManager, get_db_manager
 from pgtick.errors import BufferFullError, PgtickError, SpoolFullError, WriterClosedError
 from pgtick.tables import Table
-from pgtick.writer.batch import Batch, Refused
+from pgtick.writer.batch import Batch, Refused, in_turns
 from pgtick.writer.lane import Lane, TableSettings
 from pgtick.writer.metrics import Counts, Health, Metrics, health
 from pgtick.writer.row_json import read_back
@@ -171,22 +171,24 @@ class Writer:
         )
         n_before = 0
         while (encoded := await asyncio.to_thread(next, batches, None)) is not None:
-            await self._admit(table)
             errors = list(encoded.errors)
             encoded.errors.clear()
+            kept = [
+                Refused.of(table, error, read_back(table, values) | unfit)
+                async for error, (values, unfit) in in_turns(zip(errors, refused, strict=True))
+            ]
+            refused.clear()
+            await self._admit(table)
             # Their places in the columns become numbers of rows handed over, others of meanwhile among them.
             base = lane.n_handed - n_before
             n_before += encoded.n_rows + len(errors)
             encoded.shift(base)
             for error in errors:
                 error.index += base
+            for row in kept:
+                row.index += base
             if errors and not self._quarantines:
                 lane.counts.n_refused += len(errors)
-            kept = [
-                Refused.of(table, error, read_back(table, values) | unfit)
-                for error, (values, unfit) in zip(errors, refused, strict=True)
-            ]
-            refused.clear()
             self._seal(lane)
             encoded.shrink()
             batch = Batch(table, encoded, kept if self._quarantines else [])

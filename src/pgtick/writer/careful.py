@@ -17,6 +17,7 @@ from pgtick.connection import async_chunks
 from pgtick.engines.base import Engine
 from pgtick.errors import SchemaChangedError
 from pgtick.tables import Table, quote_identifier
+from pgtick.writer.batch import in_turns
 from pgtick.writer.faults import DATA_ERRORS
 from pgtick.writer.references import Refusal, references_of, refusal, without
 
@@ -114,7 +115,7 @@ class _Work:
         if not rules:
             return
         cases = " ".join(f"WHEN {rule.is_broken} THEN {n}" for n, rule in enumerate(rules))
-        for place, broken in await self.connection.fetch(_JUDGE.format(cases=cases)):
+        async for place, broken in in_turns(await self.connection.fetch(_JUDGE.format(cases=cases))):
             if rules[broken].says == _NO_NULL:
                 self._check_schema(rules[broken].column)
             self._refuse(place, rules[broken].column, rules[broken].says, cause)

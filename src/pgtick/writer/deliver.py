@@ -22,7 +22,7 @@ from pgtick.engines import get_engine
 from pgtick.engines.base import Engine
 from pgtick.errors import RowError, SchemaChangedError
 from pgtick.tables import INGEST_BATCHES, INGEST_QUARANTINE, quote_literal
-from pgtick.writer.batch import Batch, Refused
+from pgtick.writer.batch import Batch, Refused, in_turns
 from pgtick.writer.careful import Findings, copy_rows, store_carefully
 from pgtick.writer.faults import DATA_ERRORS
 from pgtick.writer.references import Refusal, find_strangers, without
@@ -178,14 +178,13 @@ class _Sender:
         async with self._transaction(None) as connection:
             found = await find_strangers(connection, batch.table, batch.rows, cause)
             rest = without(batch.rows, set(found)) if found else batch.rows
-            refused = [found[place] for place in sorted(found)]
-            n_quarantined = await self._settle(connection, 0, refused)
+            n_quarantined = await self._settle(connection, 0, found.values())
             if rest.n_rows:
                 await copy_rows(connection, target, batch.table, rest, self.timeout_s)
         return Delivery(
             n_stored=rest.n_rows,
             n_quarantined=n_quarantined,
-            errors=[error for error, _ in refused],
+            errors=[error for error, _ in found.values()],
             way=Way.SIFTED,
         )
 
@@ -204,11 +203,12 @@ class _Sender:
             way=Way.CAREFUL,
         )
 
-    async def _settle(self, connection: Any, n_duplicates: int, refusals: list[Refusal]) -> int:
+    async def _settle(self, connection: Any, n_duplicates: int, refusals: Iterable[Refusal]) -> int:
         """Enter what was found into ledger and quarantine; return how many rows went there."""
         refused: list[Refused] = []
         if self.quarantines:
-            refused = [*self.batch.refused, *(Refused.of(self.batch.table, error, row) for error, row in refusals)]
+            found = [Refused.of(self.batch.table, error, row) async for error, row in in_turns(refusals)]
+            refused = self.batch.refused + found
         if self.has_ledger:
             await self._enter(connection, self._ledger_row(n_duplicates, len(refused)) or "")
         if refused:

@@ -14,6 +14,7 @@ import msgspec
 from pgtick._fast.batch import EncodedBatch
 from pgtick.errors import RowError
 from pgtick.tables import Table, quote_identifier
+from pgtick.writer.batch import in_turns
 from pgtick.writer.encoders import encoder_of
 from pgtick.writer.row_json import read_back
 
@@ -76,7 +77,7 @@ async def references_of(connection: Any, table: Table) -> list[Reference]:
 async def find_strangers(
     connection: Any, table: Table, rows: EncodedBatch, cause: asyncpg.PostgresError | None = None
 ) -> dict[int, Refusal]:
-    """Return {place: refusal} of the rows that refer to nothing by one integer column."""
+    """Return {place: refusal} of the rows that refer to nothing by one integer column, in their order."""
     types = {column.name: column.type for column in table.columns}
     parts: list[str] = []
     arguments: list[list[int]] = []
@@ -95,15 +96,16 @@ async def find_strangers(
         )
         arguments.append(list(runs))
         looked_for.append((reference, runs))
-    found: dict[int, Refusal] = {}
+    broken: dict[int, Reference] = {}
     if parts:
         for n, id_ in await connection.fetch(" UNION ALL ".join(parts), *arguments):
             reference, runs = looked_for[n]
             for start, stop in runs[id_]:
-                for place in range(start, stop):
-                    if place not in found:
-                        found[place] = refusal(table, rows, place, reference.columns[0], reference.says, cause)
-    return found
+                broken |= dict.fromkeys(range(start, stop), reference)
+    return {
+        place: refusal(table, rows, place, reference.columns[0], reference.says, cause)
+        async for place, reference in in_turns(sorted(broken.items(), key=lambda item: item[0]))
+    }
 
 
 def refusal(
