@@ -110,6 +110,13 @@ def test_core_includes_no_files_and_has_no_comprehensions(path: Path) -> None:
     assert not re.search(r"\[[^\]\n]+\sfor\s[^\]\n]+\sin\s", text)
 
 
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_no_statement_has_an_array_as_a_parameter_but_of_text(module: str) -> None:
+    """asyncpg asks on each new connection what another type is: half a minute on Citus, the statement's deadline."""
+    found = re.findall(r"(?:\$\d+|})::(?!(?:text|oid)\[\])\w+\[\]", MODULES[module].read_text("utf-8"))
+    assert not found, f"{module}: write ::text[]::..., and give it texts"
+
+
 def _all_files() -> list[tuple[Path, int]]:
     return [
         (path, limit)

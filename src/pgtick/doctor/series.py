@@ -41,7 +41,7 @@ _LEADING = {
 _BOUNDS_OF_ALL = """
 SELECT id, (SELECT min(timestamp) FROM {table} WHERE {lead} = id) AS oldest,
        (SELECT max(timestamp) FROM {table} WHERE {lead} = id) AS newest
-FROM unnest($1::int[]) id
+FROM unnest($1::text[]::int[]) id
 """
 _BOUNDS_OF_ONE = (
     "SELECT $1::int AS id, min(timestamp) AS oldest, max(timestamp) AS newest FROM {table} WHERE {lead} = $1"
@@ -135,7 +135,7 @@ async def _bounds(
     names = {"table": table, "lead": key[0], "second": key[1]}
     quoted = {place: quote_identifier(name) for place, name in names.items()}
     if key[1] == _TIME and engine.name != "citus":
-        records = await examination.db.fetch(_BOUNDS_OF_ALL.format(**quoted), list(ids))
+        records = await examination.db.fetch(_BOUNDS_OF_ALL.format(**quoted), list(map(str, ids)))
     else:
         query = (_BOUNDS_OF_ONE if key[1] == _TIME else _BOUNDS_SKIPPING).format(**quoted)
         records = [record for id_ in ids for record in await examination.db.fetch(query, id_)]

@@ -49,20 +49,22 @@ GROUP BY 1, 2, 3 ORDER BY n_rows DESC, 1, 2, 3 LIMIT $2
 _NEWEST = (
     f"SELECT {_COLUMNS} FROM ingest_quarantine WHERE $1::text IS NULL OR table_name = $1 ORDER BY id DESC LIMIT $2"
 )
+# asyncpg knows text[], but asks on every new connection what a bigint[] is: half a minute on Citus.
+_OF_IDS = "id = ANY ($1::text[]::bigint[])"
 # FOR UPDATE, so that a second replay waits, and finds what is left.
 _CHOSEN = f"""
 SELECT {_COLUMNS} FROM ingest_quarantine
-WHERE id > $1 AND ($2::bigint[] IS NULL OR id = ANY ($2)) AND table_name = ANY ($3)
+WHERE id > $1 AND ($2::text[] IS NULL OR id = ANY ($2::text[]::bigint[])) AND table_name = ANY ($3)
 ORDER BY id LIMIT {_REPLAY_ROWS} FOR UPDATE
 """
-_OF_OTHERS = """
+_OF_OTHERS = f"""
 SELECT table_name, count(*) AS n_rows FROM ingest_quarantine
-WHERE ($1::bigint[] IS NULL OR id = ANY ($1)) AND ($2::text IS NULL OR table_name = $2) AND table_name <> ALL ($3)
+WHERE ($1::text[] IS NULL OR {_OF_IDS}) AND ($2::text IS NULL OR table_name = $2) AND table_name <> ALL ($3)
 GROUP BY 1 ORDER BY 1
 """
 _NEW_REASONS = """
 UPDATE ingest_quarantine q SET column_name = n.column_name, reason = n.reason
-FROM unnest($1::bigint[], $2::text[], $3::text[]) n (id, column_name, reason) WHERE q.id = n.id
+FROM unnest($1::text[]::bigint[], $2::text[], $3::text[]) n (id, column_name, reason) WHERE q.id = n.id
 """
 
 
@@ -205,17 +207,18 @@ async def replay_quarantine(
     of it and rolls back. Several thousand rows are a transaction.
     """
     db = db or get_db_manager()
+    chosen = None if ids is None else _texts(ids)
     if ids is not None:
         await _check_ids(db, ids)
     known = {name: one for name, one in _known(tables).items() if table in (None, name)}
     replayed = Replayed()
-    for name, n_rows in await db.fetch(_OF_OTHERS, ids, table, list(_known(tables))):
+    for name, n_rows in await db.fetch(_OF_OTHERS, chosen, table, list(_known(tables))):
         replayed.unknown[name] = n_rows
     last: int | None = -1
     while last is not None:
         try:
             async with db.transaction():
-                last = await _replay_some(db, known, ids, last, replayed)
+                last = await _replay_some(db, known, chosen, last, replayed)
                 if dry_run:
                     raise _RolledBackError
         except _RolledBackError:
@@ -228,7 +231,7 @@ class _RolledBackError(Exception):
 
 
 async def _replay_some(
-    db: DatabaseManager, known: dict[str, Table], ids: Collection[int] | None, after: int, replayed: Replayed
+    db: DatabaseManager, known: dict[str, Table], ids: list[str] | None, after: int, replayed: Replayed
 ) -> int | None:
     """Replay some rows in the transaction of the caller's; return the last id, or None when there were none."""
     records: list[Any] = await db.fetch(_CHOSEN, after, ids, list(known))
@@ -238,14 +241,12 @@ async def _replay_some(
         result = await store_rows(known[name], [_row_of(known[name], row["row"]) for row in rows], db=db)
         refused = {rows[error.index]["id"]: error for error in result.errors}
         done = [row["id"] for row in rows if row["id"] not in refused]
-        await db.execute("DELETE FROM ingest_quarantine WHERE id = ANY ($1::bigint[])", done)
+        await db.execute(f"DELETE FROM ingest_quarantine WHERE {_OF_IDS}", _texts(done))
         still = [
             StillRefused(id=row_id, table=name, column=_storable(error.column), reason=_storable(error.rule))
             for row_id, error in refused.items()
         ]
-        await db.execute(
-            _NEW_REASONS, [one.id for one in still], [one.column for one in still], [one.reason for one in still]
-        )
+        await db.execute(_NEW_REASONS, _texts(refused), [one.column for one in still], [one.reason for one in still])
         count = replayed.tables.setdefault(name, ReplayCount())
         count.n_stored += result.n_stored
         count.n_duplicates += result.n_duplicates
@@ -259,15 +260,19 @@ async def drop_quarantined(db: DatabaseManager | None, ids: Collection[int]) -> 
     db = db or get_db_manager()
     async with db.transaction():
         await _check_ids(db, ids)
-        dropped = await db.fetch("DELETE FROM ingest_quarantine WHERE id = ANY ($1::bigint[]) RETURNING 1", ids)
+        dropped = await db.fetch(f"DELETE FROM ingest_quarantine WHERE {_OF_IDS} RETURNING 1", _texts(ids))
     return len(dropped)
 
 
 async def _check_ids(db: DatabaseManager, ids: Collection[int]) -> None:
-    found = await db.fetch("SELECT id FROM ingest_quarantine WHERE id = ANY ($1::bigint[])", ids)
+    found = await db.fetch(f"SELECT id FROM ingest_quarantine WHERE {_OF_IDS}", _texts(ids))
     missing = set(ids).difference(record[0] for record in found)
     if missing:
         raise _not_there(sorted(missing))
+
+
+def _texts(ids: Iterable[int]) -> list[str]:
+    return list(map(str, ids))
 
 
 def _not_there(ids: list[int]) -> PgtickError:
