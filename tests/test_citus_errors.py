@@ -56,14 +56,16 @@ RECORDED = [
 ]
 
 
-def told(message: str, detail: str | None) -> asyncpg.InternalServerError:
+def told(message: str, detail: str | None, sqlstate: str = "XX000") -> asyncpg.PostgresError:
     """Return the error as asyncpg makes it of the server's message."""
-    fields = {"S": "ERROR", "C": "XX000", "M": message} | ({"D": detail} if detail else {})
+    fields = {"S": "ERROR", "C": sqlstate, "M": message} | ({"D": detail} if detail else {})
     error = asyncpg.PostgresError.new(fields)
-    assert isinstance(error, asyncpg.InternalServerError)
+    assert isinstance(error, asyncpg.PostgresError)
     return error
 
 
+# As COPY, and INSERT from SELECT, tell it, and as an INSERT by way of another node: with the class and no names.
+@pytest.mark.parametrize("has_class", [False, True], ids=["XX000", "class"])
 @pytest.mark.parametrize(
     ("message", "detail", "kind", "constraint", "table", "column"),
     RECORDED,
@@ -76,8 +78,9 @@ def test_refusal_of_a_shard_is_sorted_into_the_server_s_class_with_its_names(
     constraint: str | None,
     table: str | None,
     column: str | None,
+    has_class: bool,
 ) -> None:
-    meant = CitusEngine().sorted_error(told(message, detail))
+    meant = CitusEngine().sorted_error(told(message, detail, str(kind.sqlstate) if has_class else "XX000"))
     assert type(meant) is kind
     assert meant.sqlstate == kind.sqlstate != "XX000"
     assert (meant.constraint_name, meant.table_name, meant.column_name) == (constraint, table, column)
@@ -98,9 +101,9 @@ def test_message_that_is_not_known_stays_what_it_is(message: str) -> None:
     assert CitusEngine().sorted_error(error) is error
 
 
-def test_error_that_has_its_sqlstate_stays_what_it_is() -> None:
+def test_error_that_has_its_sqlstate_and_names_stays_what_it_is() -> None:
     message = RECORDED[0][0]
-    error = asyncpg.PostgresError.new({"S": "ERROR", "C": "23505", "M": message})
+    error = asyncpg.PostgresError.new({"S": "ERROR", "C": "23505", "M": message, "t": "trades_p20261125_102023"})
     assert CitusEngine().sorted_error(error) is error
 
 

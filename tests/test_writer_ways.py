@@ -193,7 +193,8 @@ async def test_each_column_that_refers_is_looked_at(db: DatabaseManager, symbol_
 async def test_event_loop_has_its_turns_while_rows_are_refused_by_the_thousand(
     db: DatabaseManager, symbol_id: int, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await db.execute(f"ALTER TABLE {BOOK_TICKERS.name} ADD CONSTRAINT none CHECK (sequence_number < 0)")
+    if kind == "a check":
+        await db.execute(f"ALTER TABLE {BOOK_TICKERS.name} ADD CONSTRAINT none CHECK (sequence_number < 0)")
     n_rows, turn = 2000, 0
     rows = tickers(STRANGER if kind == "strangers" else symbol_id, *range(n_rows))
     at_once: Counter[tuple[str, int]] = Counter()

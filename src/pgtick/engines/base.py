@@ -67,6 +67,8 @@ class Engine(ABC):
     name: str
     #: Settings of the transaction of a COPY into a time-series table, and of what takes its place.
     copy_settings = ""
+    #: Whether a statement may have a temporary table and exchanges or symbols in it.
+    joins_temporary_tables = True
 
     @abstractmethod
     async def create(

@@ -83,6 +83,7 @@ class CitusEngine(PlainEngine):
     # A COPY goes over one connection a node. By itself it opens one a shard, anew for each batch: 908 ms for 100 rows
     # and 32 shards, against 49 ms (docs/citus.md). And a caller's transaction could register no symbol behind it.
     copy_settings = _SEQUENTIAL
+    joins_temporary_tables = False  # behind a COPY to other nodes it is sent there, where there is no such table
     _drop_settings = "SET LOCAL citus.propagate_set_commands = 'local';"  # the lock_timeout holds on every node
 
     async def create(

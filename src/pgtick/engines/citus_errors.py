@@ -1,4 +1,7 @@
-"""What a refused COPY on Citus means: its shards tell everything as XX000, so the message has to say it."""
+"""What a refusal on Citus means: a COPY's shards tell everything as XX000, so the message has to say it.
+
+Of an INSERT another node tells the class, and no names.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import asyncpg
 
 __all__ = ["is_english", "sorted_error"]
 
-# COPY on Citus tells every refusal of a shard as XX000. These are PostgreSQL's own messages, in English.
+# PostgreSQL's own messages, in English.
 _FORMS: tuple[tuple[type[asyncpg.PostgresError], str], ...] = (
     (asyncpg.UniqueViolationError, r'duplicate key value violates unique constraint "(?P<constraint>.+)"'),
     (
@@ -39,7 +42,9 @@ def is_english(lc_messages: str) -> bool:
 
 def sorted_error(error: asyncpg.PostgresError) -> asyncpg.PostgresError:
     """Return the error as the class that plain PostgreSQL raises, with its names; others as they are."""
-    if error.sqlstate != asyncpg.InternalServerError.sqlstate:
+    has_names = error.table_name or error.constraint_name or error.column_name
+    is_nameless = isinstance(error, asyncpg.IntegrityConstraintViolationError) and not has_names
+    if error.sqlstate != asyncpg.InternalServerError.sqlstate and not is_nameless:
         return error
     message = error.message or ""
     for kind, form in _FORMS:

@@ -1,12 +1,14 @@
 """The careful way of a batch: through a temporary table, where duplicates and bad rows are told apart.
 
-The rules that the catalogs know (checks, NOT NULL, references) are judged for all rows in one query, so that
-bad rows by the hundred do not cost a COPY each. What they do not tell is found by halving, in savepoints.
+The rules that the catalogs know are judged for all rows at once, checks and NOT NULL in one query, references by their
+ids in another, so that bad rows by the hundred do not cost a COPY each. What they do not tell is found by halving, in
+savepoints.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import asyncpg
@@ -19,7 +21,7 @@ from pgtick.errors import SchemaChangedError
 from pgtick.tables import Table, quote_identifier
 from pgtick.writer.batch import in_turns
 from pgtick.writer.faults import DATA_ERRORS
-from pgtick.writer.references import Refusal, references_of, refusal, without
+from pgtick.writer.references import Reference, Refusal, find_strangers, references_of, refusal, without
 
 __all__ = ["Findings", "copy_rows", "store_carefully"]
 
@@ -40,6 +42,7 @@ DELETE FROM pgtick_incoming USING judged WHERE pgtick_n = judged.n AND judged.br
 RETURNING judged.n, judged.broken
 """
 
+_REMOVE = "DELETE FROM pgtick_incoming USING unnest($1::text[]::bigint[]) AS given (n) WHERE pgtick_n = given.n"
 _NO_NULL = "must not be NULL"
 
 
@@ -110,8 +113,18 @@ class _Work:
         )
 
     async def judge(self, cause: asyncpg.PostgresError | None) -> None:
-        """Take the rows out that break a rule of the catalogs."""
-        rules = await _rules(self.connection, self.table)
+        """Take the rows out that break a rule of the catalogs; of several rules of a row the first is told."""
+        references = await references_of(self.connection, self.table)
+        joined = [one for one in references if self.engine.joins_temporary_tables and not one.is_by_id(self.table)]
+        await self._judge_by(await _rules(self.connection, self.table, joined), cause)
+        strangers = await find_strangers(self.connection, self.table, self.rows, references, cause)
+        for place in strangers.keys() - self.places:
+            self.places.add(place)
+            self.found.refused.append(strangers[place])
+        if strangers:
+            await self.connection.execute(_REMOVE, list(map(str, strangers)))
+
+    async def _judge_by(self, rules: list[_Rule], cause: asyncpg.PostgresError | None) -> None:
         if not rules:
             return
         cases = " ".join(f"WHEN {rule.is_broken} THEN {n}" for n, rule in enumerate(rules))
@@ -184,7 +197,7 @@ class _Savepoint:
             await self.connection.execute("RELEASE SAVEPOINT pgtick_half")
 
 
-async def _rules(connection: Any, table: Table) -> list[_Rule]:
+async def _rules(connection: Any, table: Table, references: Iterable[Reference]) -> list[_Rule]:
     written = set(table.column_names)
     rules = [
         _Rule(column, _NO_NULL, f"i.{quote_identifier(column)} IS NULL")
@@ -194,7 +207,7 @@ async def _rules(connection: Any, table: Table) -> list[_Rule]:
     for name, expression, columns in await connection.fetch(_CHECKS, table.name):
         if columns and written.issuperset(columns):
             rules.append(_Rule(columns[0], f"breaks the check {name}", f"({expression}) IS FALSE"))
-    for reference in await references_of(connection, table):
+    for reference in references:
         own = [f"i.{quote_identifier(column)}" for column in reference.columns]
         known = " AND ".join(f"{value} IS NOT NULL" for value in own)
         rules.append(_Rule(reference.columns[0], reference.says, f"{known} AND {reference.is_missing(*own)}"))

@@ -25,7 +25,7 @@ from pgtick.tables import INGEST_BATCHES, INGEST_QUARANTINE, quote_literal
 from pgtick.writer.batch import Batch, Refused, in_turns
 from pgtick.writer.careful import Findings, copy_rows, store_carefully
 from pgtick.writer.faults import DATA_ERRORS
-from pgtick.writer.references import Refusal, find_strangers, without
+from pgtick.writer.references import Refusal, find_strangers, references_of, without
 
 __all__ = ["STRAIGHT_ROWS", "Delivery", "Way", "deliver"]
 
@@ -176,7 +176,8 @@ class _Sender:
     async def _sifted(self, target: str, cause: asyncpg.PostgresError | None) -> Delivery:
         batch = self.batch
         async with self._transaction(None) as connection:
-            found = await find_strangers(connection, batch.table, batch.rows, cause)
+            references = await references_of(connection, batch.table)
+            found = await find_strangers(connection, batch.table, batch.rows, references, cause)
             rest = without(batch.rows, set(found)) if found else batch.rows
             n_quarantined = await self._settle(connection, 0, found.values())
             if rest.n_rows:

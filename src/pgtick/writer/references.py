@@ -6,6 +6,7 @@ second COPY. The server judges the reference again at the COPY: what goes missin
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import asyncpg
@@ -53,6 +54,11 @@ class Reference(msgspec.Struct, frozen=True):
         """What is wrong with a row that refers to nothing."""
         return f"there is no such row in {self.target}"
 
+    def is_by_id(self, table: Table) -> bool:
+        """Whether ``find_strangers`` looks for it: one column of integers."""
+        types = {column.name: column.type for column in table.columns}
+        return len(self.columns) == 1 and types[self.columns[0]] in _INTEGERS
+
     def is_missing(self, *values: str) -> str:
         """Return SQL that is true where no row of the target has the values, which are SQL and not NULL."""
         pairs = " AND ".join(f"r.{there} = {value}" for there, value in zip(self.target_columns, values, strict=True))
@@ -75,19 +81,21 @@ async def references_of(connection: Any, table: Table) -> list[Reference]:
 
 
 async def find_strangers(
-    connection: Any, table: Table, rows: EncodedBatch, cause: asyncpg.PostgresError | None = None
+    connection: Any,
+    table: Table,
+    rows: EncodedBatch,
+    references: Iterable[Reference],
+    cause: asyncpg.PostgresError | None = None,
 ) -> dict[int, Refusal]:
     """Return {place: refusal} of the rows that refer to nothing by one integer column, in their order."""
-    types = {column.name: column.type for column in table.columns}
     parts: list[str] = []
     arguments: list[list[str]] = []
     looked_for: list[tuple[Reference, dict[int, list[tuple[int, int]]]]] = []
-    for reference in await references_of(connection, table):
-        column = reference.columns[0]
-        if len(reference.columns) > 1 or types[column] not in _INTEGERS:
+    for reference in references:
+        if not reference.is_by_id(table):
             continue
         runs: dict[int, list[tuple[int, int]]] = {}
-        for field, start, stop in rows.runs(table.column_names.index(column)):
+        for field, start, stop in rows.runs(table.column_names.index(reference.columns[0])):
             if field:  # not NULL
                 runs.setdefault(int.from_bytes(field, "big", signed=True), []).append((start, stop))
         # asyncpg knows text[], but asks on every new connection what a bigint[] is: half a minute on Citus.
