@@ -148,7 +148,8 @@ async def test_what_hangs_on_the_old_tables_is_not_in_the_way_and_is_told(old: D
         advice = "\n".join(report.advice)
         assert "the view latest_book_tickers goes on reading pgtick_before.book_ticker_snapshots" in advice
         key = (
-            "ALTER TABLE new_entity DROP CONSTRAINT entity_symbol, ADD FOREIGN KEY (symbol_id) REFERENCES symbols(id);"
+            "ALTER TABLE new_entity DROP CONSTRAINT entity_symbol; "
+            "ALTER TABLE new_entity ADD FOREIGN KEY (symbol_id) REFERENCES symbols(id);"
         )
         assert key in advice
         await old.execute(key + "INSERT INTO new_entity VALUES (1)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -52,7 +53,8 @@ def running_pgbouncer(
             f"pool_mode = {mode}\ndefault_pool_size = {n_connections}\nmax_client_conn = 100\n",
             "utf-8",
         )
-        uid = folder.stat().st_uid if uid is None else uid
+        if uid is None:
+            uid = os.geteuid() or 65534  # nobody: it will not run as root
         hand_over(folder, uid)
         with running([binary, folder / "pgbouncer.ini"], uid, port, folder / "log"):
             yield DatabaseConfig(host="127.0.0.1", port=port, database="postgres", user=user, pooler=True)

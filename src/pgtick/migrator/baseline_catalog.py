@@ -211,7 +211,8 @@ async def find_followers(db: DatabaseManager, *, has_hypertables: bool) -> list[
         definition = record["definition"].replace(f"{BEFORE}.", "")
         advice.append(
             f"a key of {record['name']} goes on looking into the old table: "
-            f"ALTER TABLE {record['name']} DROP CONSTRAINT {record['key']}, ADD {definition};"
+            f"ALTER TABLE {record['name']} DROP CONSTRAINT {record['key']}; "
+            f"ALTER TABLE {record['name']} ADD {definition};"
         )
     advice += [
         f"the trigger {record['name']} stays at {record['old']}: make it again at the new table if it is needed"
