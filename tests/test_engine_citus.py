@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,7 +16,7 @@ from rows import make_symbol
 
 from pgtick.cache_operations import CHANNEL
 from pgtick.config import DatabaseConfig
-from pgtick.connection import DatabaseManager, open_manager
+from pgtick.connection import DatabaseManager, open_manager, use_manager
 from pgtick.engines import get_engine, maintain
 from pgtick.engines.citus import CitusEngine
 from pgtick.engines.series import create_series
@@ -234,6 +235,34 @@ async def test_batch_in_a_caller_s_transaction_is_stored_and_sorted_out(
         assert (result.n_stored, result.n_duplicates, len(result.errors)) == (3, 1, 1)
         assert await db.fetchval(f"SELECT count(*) FROM {TABLE}") == 3
     assert await db.fetchval(f"SELECT count(*) FROM {TABLE}") == 3
+
+
+@pytest.mark.parametrize("in_transaction", [False, True], ids=["alone", "in a transaction"])
+async def test_batch_for_another_node_is_sorted_out(
+    db: DatabaseManager, engine: CitusEngine, config: DatabaseConfig, in_transaction: bool
+) -> None:
+    """The shard is reached by a connection, as on any other node: there is no temporary table, no error has names."""
+    await db.execute(f"ALTER DATABASE {config.database} SET citus.enable_local_execution = off")
+    await db.execute(f"ALTER TABLE {TABLE} ADD CONSTRAINT no_seven CHECK (quantity <> 7)")
+    away = await open_manager(config)
+    try:
+        good = [trade(trade_id="late", when=LATE), *(trade(trade_id=str(n)) for n in range(20))]
+        stranger, checked = trade(trade_id="s", symbol_id=99), trade(trade_id="c", quantity=7)
+        async with away.transaction() if in_transaction else nullcontext():
+            first = await store_rows(TRADES, [*good, stranger, checked], db=away)
+            again = await store_rows(TRADES, [*good, trade(trade_id="new"), checked], db=away)
+            mixed = await store_rows(TRADES, [*good, stranger, trade(trade_id="newer"), checked], db=away)
+            with use_manager(away), pytest.raises(asyncpg.CheckViolationError) as refused:
+                await generic.insert(TRADES, checked)
+            assert await away.fetchval("SELECT 1") == 1
+    finally:
+        await away.close()
+    assert refused.value.constraint_name == "no_seven"
+    assert [(one.n_stored, one.n_duplicates) for one in (first, again, mixed)] == [(21, 0), (1, 21), (1, 21)]
+    assert [(error.index, error.column) for error in first.errors] == [(21, "symbol_id"), (22, "quantity")]
+    assert [error.index for error in again.errors] == [22]
+    assert [error.index for error in mixed.errors] == [21, 23]
+    assert await db.fetchval(f"SELECT count(*) FROM {TABLE}") == 23
 
 
 async def test_late_rows_get_their_partitions_in_a_transaction_behind_others(
