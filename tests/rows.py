@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import ModuleType
@@ -23,7 +24,7 @@ from pgtick.operations import (
 )
 from pgtick.tables import Table
 
-__all__ = ["ENTITIES", "MINUTE", "NOW", "Entity", "make_symbol", "quarantined", "ticker"]
+__all__ = ["ENTITIES", "MINUTE", "NOW", "Entity", "make_symbol", "quarantined", "ticker", "until"]
 
 NOW = datetime.now(UTC).replace(microsecond=123456)
 MINUTE = timedelta(minutes=1)
@@ -45,6 +46,14 @@ def ticker(symbol_id: int, **changes: object) -> models.BookTickerSnapshot:
         "sequence_number": 1,
     }
     return models.BookTickerSnapshot(**{**values, **changes})  # type: ignore[arg-type]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(2000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not come to that in 20 s")
 
 
 async def quarantined(db: DatabaseManager) -> list[tuple[str, str, str]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from rows import make_symbol, ticker
+from rows import make_symbol, ticker, until
 
 from pgtick.adapters.prometheus import WriterCollector, serve_metrics
 from pgtick.connection import DatabaseManager
@@ -38,14 +38,6 @@ async def scraped(url: str) -> dict[tuple[str, tuple[str, ...]], float]:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not come to that in 20 s")
 
 
 @asynccontextmanager

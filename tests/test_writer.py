@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rows import NOW, make_symbol, quarantined, ticker
+from rows import NOW, make_symbol, quarantined, ticker, until
 
 from pgtick.config import DatabaseConfig
 from pgtick.connection import DatabaseManager, open_manager
@@ -112,14 +112,6 @@ def adds_up(writer: Writer) -> bool:
         == c.n_stored + c.n_duplicates + c.n_quarantined + c.n_spooled + c.n_buffered + c.n_dropped
         for c in writer.counts.values()
     )
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not come to that in 20 s")
 
 
 async def test_writer_counts_add_up_while_rows_are_under_way(db: DatabaseManager, symbol_id: int) -> None:

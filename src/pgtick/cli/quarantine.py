@@ -11,11 +11,8 @@ from typing import Any
 
 import click
 import msgspec
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as Grid
 
+from pgtick.cli.grid import print_grid
 from pgtick.cli.running import run
 from pgtick.config import DatabaseConfig, HftConfig
 from pgtick.connection import DatabaseManager, open_manager
@@ -26,7 +23,7 @@ from pgtick.writer.row_json import types_of, value_of
 
 __all__ = ["import_tables", "quarantine"]
 
-_WIDTH = 150
+_NUMBERS = ("rows", "id", "index")
 _Ids = tuple[int, ...]
 _dsn = click.option("--dsn", help="The database; otherwise as in the environment.")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -77,18 +74,6 @@ def _to_json(row: operations.QuarantinedRow) -> dict[str, object]:
     return {**msgspec.structs.asdict(row), "row": msgspec.Raw(row.row.encode())}
 
 
-def _print(names: tuple[str, ...], rows: list[Any]) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a pipe or a log has no width of its own
-        console.width = max(console.width, _WIDTH)
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in names:
-        grid.add_column(name, justify="right" if name in ("rows", "id", "index") else "left", overflow="fold")
-    for row in rows:
-        grid.add_row(*(escape(str(cell)) for cell in row))
-    console.print(grid)
-
-
 def _time(instant: datetime) -> str:
     return f"{instant:%Y-%m-%d %H:%M:%S}"
 
@@ -112,17 +97,19 @@ def list_(table: str | None, limit: int, as_json: bool, dsn: str | None) -> None
     if not counts:
         click.echo("nothing is in quarantine")
         return
-    _print(
+    print_grid(
         ("table", "column", "reason", "rows", "newest (UTC)"),
         [(one.table, one.column, one.reason, f"{one.n_rows:,}", _time(one.newest)) for one in counts],
+        numbers=_NUMBERS,
     )
     if rows:
-        _print(
+        print_grid(
             ("id", "table", "index", "column", "reason", "since (UTC)"),
             [
                 (row.id, row.table_name, row.row_index, row.column_name, row.reason, _time(row.quarantined_at))
                 for row in rows
             ],
+            numbers=_NUMBERS,
         )
 
 

@@ -12,11 +12,8 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as Grid
 
+from pgtick.cli.grid import print_grid
 from pgtick.cli.quarantine import import_tables
 from pgtick.cli.running import run
 from pgtick.config import DatabaseConfig, HftConfig
@@ -32,7 +29,7 @@ from pgtick.writer.spooling import spool_folder
 
 __all__ = ["spool"]
 
-_WIDTH = 150
+_NUMBERS = ("batches", "rows", "bytes")
 _LOOK_S = 0.05
 _folder = click.option(
     "--folder",
@@ -69,18 +66,6 @@ def _told() -> Iterator[None]:
         yield
     except (SpoolError, OSError) as error:
         raise click.ClickException(str(error)) from error
-
-
-def _print(names: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a pipe or a log has no width of its own
-        console.width = max(console.width, _WIDTH)
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in names:
-        grid.add_column(name, justify="right" if name in ("batches", "rows", "bytes") else "left", overflow="fold")
-    for row in rows:
-        grid.add_row(*map(escape, row))
-    console.print(grid)
 
 
 def _time(created_us: int | None) -> str:
@@ -120,7 +105,7 @@ def status(folder: Path | None, dsn: str | None, as_json: bool) -> None:
             state = "a process that runs" if is_live else "the next start"
             rows.append((name, *(f"{count:,}" for count in (*counts, n_bytes)), _time(oldest), state))
         if rows:
-            _print(("table", "batches", "rows", "bytes", "oldest (UTC)", "waits for"), rows)
+            print_grid(("table", "batches", "rows", "bytes", "oldest (UTC)", "waits for"), rows, numbers=_NUMBERS)
         n_bad = sum(not file.is_whole for file in files)
         if n_bad:
             click.echo(f"{n_bad} files are damaged: pgtick spool verify")
@@ -144,9 +129,10 @@ def verify(folder: Path | None, dsn: str | None, as_json: bool) -> None:
     files = [file for found in spools.values() for file in found]
     if not as_json:
         if files:
-            _print(
+            print_grid(
                 ("file", "batches", "rows", "verdict"),
                 [(str(file.path), f"{file.n_batches:,}", f"{file.n_rows:,}", _verdict(file)) for file in files],
+                numbers=_NUMBERS,
             )
         n_bad = sum(not file.is_whole for file in files)
         click.echo(f"{len(files) - n_bad} files are whole, {n_bad} damaged")
