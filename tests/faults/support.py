@@ -23,6 +23,7 @@ from pgtick.tables import BOOK_TICKERS
 from pgtick.writer import Writer
 
 __all__ = [
+    "BYTES_A_ROW",
     "assert_adds_up",
     "assert_stored",
     "managed",
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 NOW = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+#: What ``ticker_of`` takes in a COPY, at the least: a cut beyond the last byte would never be made.
+BYTES_A_ROW = 90
 
 
 def seeds(n: int) -> list[int]:

@@ -11,13 +11,12 @@ import pytest
 
 from faults.proxy import Cut, Proxy
 from faults.servers import Cluster
-from faults.support import assert_adds_up, assert_stored, managed, record, seeds, tickers_of, until
+from faults.support import BYTES_A_ROW, assert_adds_up, assert_stored, managed, record, seeds, tickers_of, until
 from pgtick.config import DatabaseConfig
 from pgtick.tables import BOOK_TICKERS
 from pgtick.writer import Writer
 
 ROWS_A_KILL = 5000
-BYTES_A_ROW = 100  # at least: a cut beyond the last byte would never be made
 GOES_ON_S = 5.0
 
 

@@ -13,12 +13,13 @@ from test_pooler import running_pgbouncer
 
 from faults.proxy import MANNERS, POINTS, Cut, Proxy
 from faults.servers import Cluster
-from faults.support import assert_adds_up, assert_stored, managed, record, seeds, tickers_of, until
+from faults.support import BYTES_A_ROW, assert_adds_up, assert_stored, managed, record, seeds, tickers_of, until
 from pgtick.config import DatabaseConfig
 from pgtick.tables import BOOK_TICKERS
 from pgtick.writer import Writer
 
 N_ROWS = 300
+N_FIRST = 10  # of them before anything breaks
 NOTICED_S = 10.0
 AT_ONCE = 8
 # What only a new connection comes by, and what every batch does.
@@ -29,14 +30,14 @@ async def survive_a_cut(config: DatabaseConfig, where: str, how: str, seed: int,
     """Store rows while the line breaks there; return how long it took to notice."""
     chance = random.Random(seed)
     numbers = range(start, start + N_ROWS)
-    cut = Cut(where, how, at_byte=chance.randrange(1, N_ROWS * 100))
+    cut = Cut(where, how, at_byte=chance.randrange(1, (N_ROWS - N_FIRST) * BYTES_A_ROW))
     async with Proxy(config) as proxy, managed(proxy.config()) as db, Writer(db, spool=spool) as writer:
-        await writer.add_many(BOOK_TICKERS, tickers_of(numbers[:10]))
+        await writer.add_many(BOOK_TICKERS, tickers_of(numbers[:N_FIRST]))
         await writer.flush()
         proxy.arm(cut)
         if where in POINTS_OF_A_CONNECTION:
             proxy.reset_all()
-        adding = asyncio.create_task(writer.add_many(BOOK_TICKERS, tickers_of(numbers[10:])))
+        adding = asyncio.create_task(writer.add_many(BOOK_TICKERS, tickers_of(numbers[N_FIRST:])))
         await until(proxy.made.is_set, f"seed {seed}: the cut at {where}")
         heals_in_s = chance.uniform(0, 12) if how == "black hole" else 0.0
         healing = asyncio.get_running_loop().call_later(heals_in_s, proxy.heal)
