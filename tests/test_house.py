@@ -25,7 +25,7 @@ FLOORS = [
     {"errors"},
     {"rules", "models", "tables", "dsn", "config"},
     {"_fast"},
-    {"hosts", "connection", "embedded"},
+    {"hosts", "copying", "connection", "embedded"},
     {"engines", "cache_operations", "migrator", "migrations", "roles", "verify"},
     {"reader", "writer"},
     {"operations", "doctor"},

@@ -18,6 +18,7 @@ import asyncpg
 
 from pgtick._fast.symbols import SymbolCache
 from pgtick.config import DatabaseConfig, HftConfig
+from pgtick.copying import copy_source
 from pgtick.errors import (
     AcquireTimeoutError,
     ConnectTimeoutError,
@@ -30,7 +31,6 @@ from pgtick.hosts import Connector, connect, is_fit
 __all__ = [
     "DatabaseManager",
     "add_start_step",
-    "async_chunks",
     "connect",
     "get_db_manager",
     "initialize_database",
@@ -268,7 +268,7 @@ class DatabaseManager:
         """Send a finished COPY BINARY stream; return the server's count."""
         async with self.connection(resets=False) as connection:
             tag = await connection.copy_to_table(
-                table, source=async_chunks(chunks), columns=list(columns), format="binary"
+                table, source=copy_source(chunks), columns=list(columns), format="binary"
             )
         return _count(tag)
 
@@ -308,12 +308,6 @@ class DatabaseManager:
             logger.warning("connections still in use after %g s are cut", self.config.acquire_timeout_s)
         finally:
             self._pool.terminate()  # whatever is left, also when closing is cancelled
-
-
-async def async_chunks(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
-    """Yield the chunks: asyncpg takes bytes themselves for a path."""
-    for chunk in chunks:
-        yield chunk
 
 
 def _count(tag: str) -> int:

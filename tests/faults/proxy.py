@@ -17,31 +17,34 @@ __all__ = ["MANNERS", "POINTS", "Cut", "Proxy"]
 
 
 class _Point(msgspec.Struct, frozen=True):
-    """Which message it is; ``first``: how its body begins; ``is_forwarded``: it gets through before the cut."""
+    """Which message it is; ``says``: what is in its body; ``is_forwarded``: it gets through before the cut."""
 
     is_from_client: bool
     kind: bytes
-    first: bytes = b""
+    says: bytes = b""
     is_forwarded: bool = False
 
     def is_met(self, is_from_client: bool, kind: bytes, body: bytes) -> bool:
-        return is_from_client == self.is_from_client and kind == self.kind and body.startswith(self.first)
+        return is_from_client == self.is_from_client and kind == self.kind and self.says in body
 
 
 #: https://www.postgresql.org/docs/current/protocol-message-formats.html; the startup message has no type.
 POINTS = {
     "startup": _Point(True, b""),
     "auth": _Point(False, b"R"),
-    "begin": _Point(True, b"Q", b"BEGIN"),
+    "begin": _Point(True, b"Q", b"BEGIN; "),
     "begin_answer": _Point(False, b"C", b"BEGIN"),
-    "copy": _Point(True, b"Q", b"COPY"),
+    "ledger_answer": _Point(False, b"C", b"INSERT"),
+    "copy": _Point(True, b"Q", b"COPY "),
+    "copy_ready": _Point(False, b"G"),
     "copy_data": _Point(True, b"d"),
     "copy_done": _Point(True, b"c"),
     "copy_done_sent": _Point(True, b"c", is_forwarded=True),
-    "copy_answer": _Point(False, b"C", b"COPY"),
-    "commit": _Point(True, b"Q", b"COMMIT"),
-    "commit_sent": _Point(True, b"Q", b"COMMIT", is_forwarded=True),
-    "commit_answer": _Point(False, b"C", b"COMMIT"),
+    "copy_answer": _Point(False, b"C", b"COPY "),
+    "commit": _Point(True, b"Q", b"COMMIT\0"),
+    "commit_sent": _Point(True, b"Q", b"COMMIT\0", is_forwarded=True),
+    "commit_answer": _Point(False, b"C", b"COMMIT\0"),
+    "ready": _Point(False, b"Z", b"I"),
 }
 MANNERS = ("reset", "close", "black hole")
 

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from pathlib import Path
 
+import asyncpg
 import msgspec
 import pytest
 from test_pooler import running_pgbouncer
 
 from faults.proxy import MANNERS, POINTS, Cut, Proxy
 from faults.servers import Cluster
-from faults.support import BYTES_A_ROW, assert_adds_up, assert_stored, managed, record, seeds, tickers_of, until
+from faults.support import (
+    BYTES_A_ROW,
+    assert_adds_up,
+    assert_stored,
+    managed,
+    record,
+    seeds,
+    ticker_of,
+    tickers_of,
+    until,
+)
 from pgtick.config import DatabaseConfig
+from pgtick.models import BookTickerSnapshot
 from pgtick.tables import BOOK_TICKERS
 from pgtick.writer import Writer
 
@@ -22,12 +35,16 @@ N_ROWS = 300
 N_FIRST = 10  # of them before anything breaks
 NOTICED_S = 10.0
 AT_ONCE = 8
-# What only a new connection comes by, and what every batch does.
+# What only a new connection comes by, and only a batch with rows that the server refuses; the others every batch does.
 POINTS_OF_A_CONNECTION = ("startup", "auth")
+POINTS_OF_A_REFUSAL = ("begin", "begin_answer", "commit", "commit_sent", "commit_answer")
+
+_strangers = itertools.count(1_000_000)  # symbols that are not there
 
 
 async def survive_a_cut(config: DatabaseConfig, where: str, how: str, seed: int, start: int, spool: Path) -> float:
     """Store rows while the line breaks there; return how long it took to notice."""
+    strangers = strangers_for(where)
     chance = random.Random(seed)
     numbers = range(start, start + N_ROWS)
     cut = Cut(where, how, at_byte=chance.randrange(1, (N_ROWS - N_FIRST) * BYTES_A_ROW))
@@ -37,7 +54,7 @@ async def survive_a_cut(config: DatabaseConfig, where: str, how: str, seed: int,
         proxy.arm(cut)
         if where in POINTS_OF_A_CONNECTION:
             proxy.reset_all()
-        adding = asyncio.create_task(writer.add_many(BOOK_TICKERS, tickers_of(numbers[N_FIRST:])))
+        adding = asyncio.create_task(writer.add_many(BOOK_TICKERS, [*tickers_of(numbers[N_FIRST:]), *strangers]))
         await until(proxy.made.is_set, f"seed {seed}: the cut at {where}")
         heals_in_s = chance.uniform(0, 12) if how == "black hole" else 0.0
         healing = asyncio.get_running_loop().call_later(heals_in_s, proxy.heal)
@@ -45,7 +62,7 @@ async def survive_a_cut(config: DatabaseConfig, where: str, how: str, seed: int,
         counts = writer.counts[BOOK_TICKERS.name]
 
         def settled() -> bool:
-            return counts.n_stored == N_ROWS
+            return (counts.n_stored, counts.n_quarantined) == (N_ROWS, len(strangers))
 
         await until(
             lambda: sum(writer.metrics.n_retries.values()) > n_before or settled(),
@@ -59,7 +76,25 @@ async def survive_a_cut(config: DatabaseConfig, where: str, how: str, seed: int,
     assert_adds_up(writer, seed=seed)
     assert writer.counts[BOOK_TICKERS.name].n_duplicates == 0, f"seed {seed}: {where}, {how}"
     await assert_stored(config, numbers, seed=seed, only=numbers)
+    await assert_quarantined(config, strangers, seed)
     return noticed_s
+
+
+def strangers_for(where: str) -> list[BookTickerSnapshot]:
+    """Return the row of a symbol that is not there, if that place is reached only with one."""
+    if where not in POINTS_OF_A_REFUSAL:
+        return []
+    return [msgspec.structs.replace(ticker_of(0), symbol_id=next(_strangers))]
+
+
+async def assert_quarantined(config: DatabaseConfig, rows: list[BookTickerSnapshot], seed: int) -> None:
+    connection = await asyncpg.connect(**config.connect_kwargs())
+    query = "SELECT count(*) FROM ingest_quarantine WHERE (row ->> 'symbol_id')::int = $1"
+    try:
+        for row in rows:
+            assert await connection.fetchval(query, row.symbol_id) == 1, f"seed {seed}: {row}"
+    finally:
+        await connection.close()
 
 
 async def survive_cuts(config: DatabaseConfig, cases: list[tuple[str, str, int]], spool: Path) -> float:
@@ -82,7 +117,9 @@ def cases_of(numbers: list[int]) -> list[tuple[str, str, int]]:
     for seed in numbers:
         chance = random.Random(seed)
         places = (
-            list(POINTS) if chance.random() < 0.5 else ["copy_done_sent", "copy_answer", "commit_sent", "commit_answer"]
+            list(POINTS)
+            if chance.random() < 0.5
+            else ["copy_done_sent", "copy_answer", "ready", "commit_sent", "commit_answer"]
         )
         cases.append((chance.choice(places), chance.choice(MANNERS), seed))
     return cases
@@ -91,7 +128,7 @@ def cases_of(numbers: list[int]) -> list[tuple[str, str, int]]:
 async def test_line_cut_at_every_message_loses_and_doubles_nothing(keyless: DatabaseConfig, tmp_path: Path) -> None:
     manners = ["reset", "close"]
     places = [(where, how) for where in POINTS for how in manners]
-    places += [("copy_answer", "black hole"), ("commit_answer", "black hole")]
+    places += [(where, "black hole") for where in ("copy_answer", "ready", "commit_answer")]
     cases = [(*place, seed) for place, seed in zip(places, seeds(len(places)), strict=False)]
     await survive_cuts(keyless, cases, tmp_path)
 
@@ -117,13 +154,14 @@ async def survive_in_turn(config: DatabaseConfig, direct: DatabaseConfig, proxy:
             where, how, _ = cases_of([seed])[0]
             where = where if where not in POINTS_OF_A_CONNECTION else "copy_answer"
             proxy.arm(Cut(where, "reset" if how == "black hole" else how, at_byte=100))
-            rows = range(numbers.stop, numbers.stop + N_ROWS)
-            await writer.add_many(BOOK_TICKERS, tickers_of(rows))
+            rows, strangers = range(numbers.stop, numbers.stop + N_ROWS), strangers_for(where)
+            await writer.add_many(BOOK_TICKERS, [*tickers_of(rows), *strangers])
             await until(proxy.made.is_set, f"seed {seed}: the cut at {where}")
             await writer.flush()
             numbers = range(rows.stop)
             assert_adds_up(writer, seed=seed)
             await assert_stored(direct, numbers, seed=seed)
+            await assert_quarantined(direct, strangers, seed)
     counts = writer.counts[BOOK_TICKERS.name]
     assert (counts.n_stored, counts.n_duplicates) == (len(numbers), 0)
 

@@ -15,7 +15,7 @@ import asyncpg
 import msgspec
 
 from pgtick._fast.batch import EncodedBatch
-from pgtick.connection import async_chunks
+from pgtick.copying import copy_in
 from pgtick.engines.base import Engine
 from pgtick.errors import SchemaChangedError
 from pgtick.tables import Table, quote_identifier
@@ -23,7 +23,7 @@ from pgtick.writer.batch import in_turns
 from pgtick.writer.faults import DATA_ERRORS
 from pgtick.writer.references import Reference, Refusal, find_strangers, references_of, refusal, without
 
-__all__ = ["Findings", "copy_rows", "store_carefully"]
+__all__ = ["Findings", "copy_rows", "copy_statement", "store_carefully"]
 
 _CHECKS = """
 SELECT conname::text, pg_get_expr(conbin, conrelid),
@@ -214,14 +214,14 @@ async def _rules(connection: Any, table: Table, references: Iterable[Reference])
     return rules
 
 
+def copy_statement(target: str, table: Table) -> str:
+    """Return the COPY of a table's rows into the target, which is the table, a day's part of it or one like it."""
+    columns = ", ".join(quote_identifier(column) for column in table.column_names)
+    return f"COPY {quote_identifier(target)} ({columns}) FROM STDIN (FORMAT binary)"
+
+
 async def copy_rows(
     connection: Any, target: str, table: Table, rows: EncodedBatch, timeout_s: float | None = None
 ) -> None:
     """Copy a table's encoded rows into the target; without a deadline of its own the connection's holds."""
-    await connection.copy_to_table(
-        target,
-        source=async_chunks(rows.chunks()),
-        columns=list(table.column_names),
-        format="binary",
-        timeout=timeout_s,
-    )
+    await copy_in(connection, copy_statement(target, table), rows.chunks(), timeout_s)

@@ -18,12 +18,13 @@ import asyncpg
 import msgspec
 
 from pgtick.connection import DatabaseManager
+from pgtick.copying import copy_in
 from pgtick.engines import get_engine
 from pgtick.engines.base import Engine
 from pgtick.errors import RowError, SchemaChangedError
 from pgtick.tables import INGEST_BATCHES, INGEST_QUARANTINE, quote_literal
 from pgtick.writer.batch import Batch, Refused, in_turns
-from pgtick.writer.careful import Findings, copy_rows, store_carefully
+from pgtick.writer.careful import Findings, copy_rows, copy_statement, store_carefully
 from pgtick.writer.faults import DATA_ERRORS
 from pgtick.writer.references import Refusal, find_strangers, references_of, without
 
@@ -166,12 +167,27 @@ class _Sender:
     async def _straight(self, target: str) -> Delivery:
         batch = self.batch
         n_refused = len(batch.refused) if self.quarantines else 0
+        if self.has_ledger and batch.rows.n_rows and not n_refused:
+            return await self._at_once(target)
         async with self._transaction(self._ledger_row(0, n_refused)) as connection:
             if batch.rows.n_rows:
                 await copy_rows(connection, target, batch.table, batch.rows, self.timeout_s)
             if n_refused:
                 await self._quarantine(connection, batch.refused)
         return Delivery(n_stored=batch.rows.n_rows, n_quarantined=n_refused)
+
+    async def _at_once(self, target: str) -> Delivery:
+        """Send ledger's row and rows in one round trip, which is a transaction: the bare COPY takes no less."""
+        batch = self.batch
+        async with self._own_connection() as connection:
+            statements = f"{self._beginning()}; {self._ledger_row(0, 0)}; {copy_statement(target, batch.table)}"
+            try:
+                await copy_in(connection, statements, batch.rows.chunks(), self.timeout_s)
+            except asyncpg.UniqueViolationError as error:  # the ledger's or the table's
+                if await connection.fetchrow(_COUNTS, batch.id, batch.created, timeout=self.timeout_s) is not None:
+                    raise _AlreadyCommittedError from error
+                raise
+        return Delivery(n_stored=batch.rows.n_rows)
 
     async def _sifted(self, target: str, cause: asyncpg.PostgresError | None) -> Delivery:
         batch = self.batch
@@ -243,22 +259,37 @@ class _Sender:
     @asynccontextmanager
     async def _transaction(self, first: str | None) -> AsyncIterator[Any]:
         """Yield a connection in the batch's transaction, or in a savepoint of the caller's."""
-        settings = self.engine.copy_settings
-        try:
-            if not self.has_ledger:
-                async with self.db.transaction(), self.db.connection() as connection:
-                    if settings:
-                        await connection.execute(settings)
-                    yield connection
-                return
-            async with self.db.connection(resets=False) as connection, _given_up_on_failure(connection):
-                end_others = _END_OTHERS.format(name=self.name) if self.batch.n_sent else ""
-                self.batch.n_sent += 1
-                # Local settings, so that a transaction pooler may be in between; one round trip with the ledger's row.
-                begin = f"BEGIN; SET LOCAL application_name = '{self.name}'; {end_others}{settings}"
+        if self.has_ledger:
+            async with self._own_connection() as connection:
+                begin = f"BEGIN; {self._beginning()}"
                 await self._enter(connection, f"{begin}; {first}" if first else begin)
                 yield connection
                 await connection.execute("COMMIT", timeout=self.timeout_s)
+            return
+        async with self._sorted(), self.db.transaction(), self.db.connection() as connection:
+            if self.engine.copy_settings:
+                await connection.execute(self.engine.copy_settings)
+            yield connection
+
+    def _beginning(self) -> str:
+        """Return what an attempt says first, once; local, so that a transaction pooler may be in between."""
+        end_others = _END_OTHERS.format(name=self.name) if self.batch.n_sent else ""
+        self.batch.n_sent += 1
+        return f"SET LOCAL application_name = '{self.name}'; {end_others}{self.engine.copy_settings}"
+
+    @asynccontextmanager
+    async def _own_connection(self) -> AsyncIterator[Any]:
+        async with (
+            self._sorted(),
+            self.db.connection(resets=False) as connection,
+            _given_up_on_failure(connection),
+        ):
+            yield connection
+
+    @asynccontextmanager
+    async def _sorted(self) -> AsyncIterator[None]:
+        try:
+            yield
         except asyncpg.PostgresError as error:
             meant = self.engine.sorted_error(error)
             if meant is error:
@@ -273,7 +304,7 @@ async def _given_up_on_failure(connection: Any) -> AsyncIterator[None]:
         yield
     except (asyncpg.PostgresError, _AlreadyCommittedError, SchemaChangedError):
         try:
-            if not _is_gone(connection):
+            if not _is_gone(connection) and connection.is_in_transaction():
                 await connection.execute("ROLLBACK", timeout=5.0)
         except BaseException:
             _terminate(connection)
