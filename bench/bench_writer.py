@@ -30,9 +30,8 @@ from pgtick.writer.encoders import encoder_of
 BUDGET_ADD_NS = 1000
 BUDGET_P99_MS = 1.0
 BUDGET_RATIO = {100: 1.40, 10_000: 1.05}
-NOISE = 1.10  # of two cores: the budget is the aim, and this is not part of it
 N_ADDED = 20_000
-ROUNDS = {100: 300, 10_000: 40}
+ROUNDS = {100: 300, 10_000: 100}
 
 _numbers = itertools.count(1)
 
@@ -153,4 +152,4 @@ def test_exactly_once_against_the_bare_copy(benchmark: Any, embedded_clone: Data
     ratio = run(embedded_clone, work)
     benchmark.extra_info["exactly once / bare COPY"] = round(ratio, 3)
     benchmark.pedantic(lambda: None, rounds=1)
-    assert ratio < BUDGET_RATIO[n] * NOISE, f"{ratio:.3f}"
+    assert ratio < BUDGET_RATIO[n], f"{ratio:.3f}"

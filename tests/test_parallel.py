@@ -52,9 +52,16 @@ async def stored(db: DatabaseManager) -> list[Any]:
 
 
 async def come_home(db: DatabaseManager) -> None:
-    """Wait until every connection is back in the pool: asyncpg ends a cancelled COPY behind our back."""
+    """Wait until every connection is back in the pool and no server process works on what was left to it.
+
+    asyncpg ends a cancelled COPY behind our back; what the server had whole before it heard of that, it commits.
+    """
+    at_work = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+        "AND backend_type = 'client backend' AND xact_start IS NOT NULL"
+    )
     for _ in range(1000):
-        if db.pool_state()["size"] == db.pool_state()["idle"]:
+        if db.pool_state()["size"] == db.pool_state()["idle"] and await db.fetchval(at_work) == 0:
             return
         await asyncio.sleep(0.01)
     raise AssertionError(db.pool_state())

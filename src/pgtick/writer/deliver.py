@@ -1,8 +1,9 @@
 """One batch to the server, exactly once: its row in the ledger and its rows in one transaction.
 
-The straight COPY comes first. When the server refuses a reference, the rows that have it are looked for by their ids
-(``references``) and the others copied; when it reports a duplicate or anything else, the batch goes the careful way
-(``careful``); all in one transaction, too. Inside a caller's transaction there is no ledger: its commit decides.
+The straight COPY comes first, in one round trip with the ledger's row. When the server refuses a reference, the rows
+that have it are looked for by their ids (``references``) and the others copied; when it reports a duplicate or
+anything else, the batch goes the careful way (``careful``); all in one transaction, too. Inside a caller's transaction
+there is no ledger: its commit decides.
 """
 
 from __future__ import annotations
