@@ -90,7 +90,7 @@ def test_add_costs_the_event_loop_under_a_microsecond(benchmark: Any, runner: An
     def setup() -> tuple[tuple[Writer], dict[str, Any]]:
         return (loop.run(opened()),), {}
 
-    benchmark.pedantic(lambda writer: loop.run(add_all(writer)), setup=setup, rounds=7, warmup_rounds=1)
+    benchmark.pedantic(lambda writer: loop.run(add_all(writer)), setup=setup, rounds=15, warmup_rounds=1)
     loop.run(writers[0].close())
     if benchmark.stats is None:  # benchmarks are disabled: it ran once, to see that it works
         return

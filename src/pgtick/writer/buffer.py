@@ -126,7 +126,7 @@ class Writer:
         if size != lane.open_bytes:
             self._n_bytes += size - lane.open_bytes
             lane.open_bytes = size
-        if lane.n_open >= lane.settings.max_rows:
+        if batch.n_rows + len(lane.refused) >= lane.settings.max_rows:  # n_open, without the call of a property
             self._seal(lane)
         elif lane.oldest_s is None:
             self._start_age(lane)
