@@ -90,13 +90,17 @@ async def deliver(
         try:
             return await sender.send(way)
         except _AlreadyCommittedError:
-            return await _committed(db, batch)
+            committed = await _committed(db, batch)
+            if committed is None:  # between two looks its day was dropped: it is old, and it is there
+                return Delivery(n_stored=batch.rows.n_rows, n_quarantined=len(batch.refused), was_committed=True)
+            return committed
 
 
-async def _committed(db: DatabaseManager, batch: Batch) -> Delivery:
+async def _committed(db: DatabaseManager, batch: Batch) -> Delivery | None:
+    """Return what the ledger has of the batch."""
     record = await db.fetchrow(_COUNTS, batch.id, batch.created, resets=False)
-    if record is None:  # between two looks its day was dropped: it is old, and it is there
-        return Delivery(n_stored=batch.rows.n_rows, n_quarantined=len(batch.refused), was_committed=True)
+    if record is None:
+        return None
     n_rows, n_duplicates, n_quarantined = record
     return Delivery(
         n_stored=n_rows - n_duplicates - n_quarantined,
@@ -127,6 +131,10 @@ class _Sender:
                 return await self._to_its_place(self._straight)
             except (asyncpg.UniqueViolationError, *DATA_ERRORS) as error:
                 judges, cause = not isinstance(error, asyncpg.UniqueViolationError), error
+            if not judges and self.has_ledger:  # the ledger's own key, or the table's
+                committed = await _committed(self.db, self.batch)
+                if committed is not None:
+                    return committed
         if way == Way.SIFTED or isinstance(cause, asyncpg.ForeignKeyViolationError):
             try:
                 return await self._to_its_place(lambda target: self._sifted(target, cause))
@@ -182,12 +190,7 @@ class _Sender:
         batch = self.batch
         async with self._own_connection() as connection:
             statements = f"{self._beginning()}; {self._ledger_row(0, 0)}; {copy_statement(target, batch.table)}"
-            try:
-                await copy_in(connection, statements, batch.rows.chunks(), self.timeout_s)
-            except asyncpg.UniqueViolationError as error:  # the ledger's or the table's
-                if await connection.fetchrow(_COUNTS, batch.id, batch.created, timeout=self.timeout_s) is not None:
-                    raise _AlreadyCommittedError from error
-                raise
+            await copy_in(connection, statements, batch.rows.chunks(), self.timeout_s)
         return Delivery(n_stored=batch.rows.n_rows)
 
     async def _sifted(self, target: str, cause: asyncpg.PostgresError | None) -> Delivery:
