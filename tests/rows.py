@@ -24,7 +24,7 @@ from pgtick.operations import (
 )
 from pgtick.tables import Table
 
-__all__ = ["ENTITIES", "MINUTE", "NOW", "Entity", "make_symbol", "quarantined", "ticker", "until"]
+__all__ = ["ENTITIES", "MINUTE", "NOW", "Entity", "make_symbol", "quarantined", "settled", "ticker", "until"]
 
 NOW = datetime.now(UTC).replace(microsecond=123456)
 MINUTE = timedelta(minutes=1)
@@ -54,6 +54,24 @@ async def until(condition: Callable[[], bool]) -> None:
             return
         await asyncio.sleep(0.01)
     raise AssertionError("it did not come to that in 20 s")
+
+
+async def settled(db: DatabaseManager) -> None:
+    """Wait until the pool is whole and the server has ended every other session of the database, but a listener's.
+
+    What was sent whole before its connection was cut is carried out, and a session that has not begun with it yet
+    looks as idle as any: only its end tells.
+    """
+    others = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND backend_type = 'client backend' AND query NOT ILIKE 'LISTEN%'"
+    )
+    for _ in range(1000):
+        state = db.pool_state()
+        if state["size"] == state["idle"] and await db.fetchval(others) <= db.pool_state()["size"]:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"{db.pool_state()}: connections are missing, or the server works for one that was cut")
 
 
 async def quarantined(db: DatabaseManager) -> list[tuple[str, str, str]]:

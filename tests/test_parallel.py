@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 from arrow_maker import Column, Stream
-from rows import NOW, make_symbol, ticker
+from rows import NOW, make_symbol, settled, ticker
 
 from pgtick.config import DatabaseConfig
 from pgtick.connection import DatabaseManager, open_manager
@@ -49,22 +49,6 @@ async def stored(db: DatabaseManager) -> list[Any]:
         "SELECT sequence_number AS n, symbol_id, timestamp, bid_price, ask_price, xmin::text AS transaction "
         "FROM book_ticker_snapshots ORDER BY id"
     )
-
-
-async def come_home(db: DatabaseManager) -> None:
-    """Wait until every connection is back in the pool and no server process works on what was left to it.
-
-    asyncpg ends a cancelled COPY behind our back; what the server had whole before it heard of that, it commits.
-    """
-    at_work = (
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
-        "AND backend_type = 'client backend' AND xact_start IS NOT NULL"
-    )
-    for _ in range(1000):
-        if db.pool_state()["size"] == db.pool_state()["idle"] and await db.fetchval(at_work) == 0:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(db.pool_state())
 
 
 async def test_columns_are_stored_once_and_counted(db: DatabaseManager, symbols: list[int]) -> None:
@@ -207,7 +191,7 @@ async def test_a_part_that_fails_stops_the_others_in_order(
     counted = Counter(row["symbol_id"] for row in await stored(db))
     assert 0 < result.n_stored == counted.total() < N
     assert sum(part.n_stored for part in result.parts) == result.n_stored
-    await come_home(db)
+    await settled(db)
     rest = await copy_parallel(BOOK_TICKERS, book_columns(symbols), connections=2)
     assert (rest.n_stored, rest.n_duplicates) == (N - result.n_stored, result.n_stored)
 
@@ -253,7 +237,7 @@ async def test_cancelled_it_leaves_the_pool_whole(db: DatabaseManager, symbols: 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await come_home(db)
+    await settled(db)
     counted = Counter(row["transaction"] for row in await stored(db))
     assert set(counted.values()) <= {20, *range(1, 20)}
     assert (await copy_parallel(BOOK_TICKERS, book_columns(symbols))).n_stored == N - counted.total()

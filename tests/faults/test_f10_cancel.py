@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from rows import settled
 
 from faults.support import assert_adds_up, assert_stored, managed, record, seeds, ticker_of, tickers_of, until
 from pgtick.config import DatabaseConfig
@@ -114,12 +115,7 @@ class Round:
 
     async def _all_or_nothing(self) -> bool:
         """Return whether the batch was stored, after what is still on its way has ended."""
-        state = self.db.pool_state
-        await until(lambda: state()["idle"] == state()["size"], f"seed {self.seed}: the pool is full again", 10)
-        # A commit that was sent before its connection was cut comes to its end.
-        at_work = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND application_name LIKE 'pgtick %'"
-        while await self.db.fetchval(at_work, self.config.database):  # noqa: ASYNC110  nothing else tells
-            await asyncio.sleep(0.01)
+        await settled(self.db)
         query = f"SELECT count(*) FROM {TABLE} WHERE sequence_number >= $1 AND sequence_number < $2"
         n_stored = await self.db.fetchval(query, self.numbers.start, self.numbers.stop)
         assert n_stored in (0, N_ROWS), f"seed {self.seed}: {n_stored} rows of a batch"
