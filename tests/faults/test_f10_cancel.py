@@ -108,6 +108,13 @@ class Round:
     async def careful(self) -> None:
         await self.straight(Way.CAREFUL)
 
+    async def again(self) -> None:
+        """Sent again under its id while the server may still work on the first attempt, or not have begun with it."""
+        batch = Batch(BOOK_TICKERS, encoder_of(BOOK_TICKERS).encode(tickers_of(self.numbers)))
+        await cancel(lambda: deliver(self.db, batch), self.at)
+        assert (await deliver(self.db, batch)).n_stored == N_ROWS
+        await settled(self.db)
+
     async def at_once(self) -> None:
         await cancel(lambda: store_rows(BOOK_TICKERS, tickers_of(self.numbers), db=self.db), self.at)
         if not await self._all_or_nothing():
@@ -157,7 +164,7 @@ class Round:
         assert n_stored == N_ROWS, f"seed {self.seed}, await {self.at}: {first.counts}, {second.counts}"
 
 
-WAYS = (Round.straight, Round.sifted, Round.careful, Round.at_once, Round.flush, Round.add, Round.close)
+WAYS = (Round.straight, Round.sifted, Round.careful, Round.again, Round.at_once, Round.flush, Round.add, Round.close)
 
 
 async def cancel_often(config: DatabaseConfig, n_rounds: int, spool: Path) -> None:
