@@ -27,6 +27,7 @@ from pgtick.writer.deliver import STRAIGHT_ROWS, deliver
 from pgtick.writer.encoders import encoder_of
 
 BUDGET_ADD_NS = 1000
+BUDGET_ADD_RATIO = 2.2
 BUDGET_P99_MS = 1.0
 BUDGET_RATIO = {100: 1.40, 10_000: 1.05}
 N_ADDED = 20_000
@@ -66,19 +67,30 @@ def tickers(symbol_id: int, n: int) -> Iterator[BookTickerSnapshot]:
 
 @pytest.mark.benchmark(group="writer")
 def test_add_costs_the_event_loop_under_a_microsecond(benchmark: Any, runner: Any) -> None:
-    """Rows from a look-up in the symbol cache into the table's buffer, while nothing is flushed."""
+    """Rows from a look-up in the symbol cache into the table's buffer, while nothing is flushed.
+
+    In turns with what no writer can do without: the look-up, an awaited call, and the encoder. The quickest rounds
+    count, as they are what the code costs: a neighbour on the machine can only add to it, and does for seconds on
+    end. The mark on the ratio holds on any machine.
+    """
     loop, db, symbol_id = runner
     rows = list(tickers(symbol_id, N_ADDED))
     get = db.symbols.get
+    append = encoder_of(BOOK_TICKERS).append
+    limits = []
 
-    writers: list[Writer] = []
+    async def put(batch: EncodedBatch, row: object, index: int) -> None:
+        append(batch, row, index)
+
+    async def put_all() -> None:
+        batch = EncodedBatch()
+        for index, row in enumerate(rows):
+            get(row.symbol_id)
+            await put(batch, row, index)
 
     async def opened() -> Writer:
-        for used in writers:
-            await used.close()
         writer = Writer(db, max_rows=N_ADDED + 2, max_age_s=3600, spool=False)
         await writer.add(BOOK_TICKERS, rows[0])
-        writers[:] = [writer]
         return writer
 
     async def add_all(writer: Writer) -> None:
@@ -88,15 +100,26 @@ def test_add_costs_the_event_loop_under_a_microsecond(benchmark: Any, runner: An
             await add(BOOK_TICKERS, row)
 
     def setup() -> tuple[tuple[Writer], dict[str, Any]]:
+        started = time.perf_counter()
+        loop.run(put_all())
+        limits.append(time.perf_counter() - started)
         return (loop.run(opened()),), {}
 
-    benchmark.pedantic(lambda writer: loop.run(add_all(writer)), setup=setup, rounds=15, warmup_rounds=1)
-    loop.run(writers[0].close())
+    def teardown(writer: Writer) -> None:
+        loop.run(writer.close())
+
+    benchmark.pedantic(
+        lambda writer: loop.run(add_all(writer)), setup=setup, teardown=teardown, rounds=25, warmup_rounds=1
+    )
     if benchmark.stats is None:  # benchmarks are disabled: it ran once, to see that it works
         return
-    ns = benchmark.stats.stats.median / N_ADDED * 1e9
+    best = benchmark.stats.stats.min
+    ns = best / N_ADDED * 1e9
+    ratio = best / min(limits)
     benchmark.extra_info["ns_per_row"] = round(ns)
+    benchmark.extra_info["of_the_limit"] = round(ratio, 2)
     assert ns < BUDGET_ADD_NS, f"{ns:.0f} ns a row"
+    assert ratio < BUDGET_ADD_RATIO, f"{ratio:.2f} of the limit"
 
 
 @pytest.mark.benchmark(group="writer")
