@@ -27,7 +27,7 @@ from pgtick.writer.deliver import STRAIGHT_ROWS, deliver
 from pgtick.writer.encoders import encoder_of
 
 BUDGET_ADD_NS = 1000
-BUDGET_ADD_RATIO = 2.2
+BUDGET_ADD_RATIO = 3.0  # 1.9 to 2.0 measured; another Python, or machine, weighs calls and encoding otherwise
 BUDGET_P99_MS = 1.0
 BUDGET_RATIO = {100: 1.40, 10_000: 1.05}
 N_ADDED = 20_000
@@ -71,7 +71,7 @@ def test_add_costs_the_event_loop_under_a_microsecond(benchmark: Any, runner: An
 
     In turns with what no writer can do without: the look-up, an awaited call, and the encoder. The quickest rounds
     count, as they are what the code costs: a neighbour on the machine can only add to it, and does for seconds on
-    end. The mark on the ratio holds on any machine.
+    end. The mark on the ratio holds however slow the machine is.
     """
     loop, db, symbol_id = runner
     rows = list(tickers(symbol_id, N_ADDED))
