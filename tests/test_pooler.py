@@ -27,6 +27,10 @@ from pgtick.operations.book_ticker import (
     insert_book_ticker_batch,
 )
 from pgtick.operations.symbols import deactivate_symbol, ensure_symbol, resolve_symbol
+from pgtick.tables import BOOK_TICKERS
+from pgtick.writer.batch import Batch
+from pgtick.writer.deliver import deliver
+from pgtick.writer.encoders import encoder_of
 
 N_SERVER_CONNECTIONS = 2
 
@@ -97,6 +101,28 @@ async def test_whole_way_of_a_batch_goes_through_the_pooler(pooled: DatabaseMana
     assert len(await get_book_ticker_history(symbol.id, at, at + moment)) == 100
     assert await get_book_ticker_history(symbol.id, at - moment, at) == []
     assert await pooled.fetchval("SELECT count(*) FROM book_ticker_snapshots") == 100
+
+
+async def test_large_batch_that_the_server_refuses_is_answered_through_the_pooler(pooled: DatabaseManager) -> None:
+    """Bytes of a COPY are still on their way when its error comes; outside a transaction they would go astray."""
+    symbol = await resolve_symbol("GATEIO_SPOT", "BTC", "USDT", "BTC_USDT")
+    rows = tickers(symbol.id, 20_000)
+    encoder = encoder_of(BOOK_TICKERS)
+    batch = Batch(BOOK_TICKERS, encoder.encode(rows))
+    sent = await deliver(pooled, batch, timeout_s=5.0)
+    again = await deliver(pooled, batch, timeout_s=5.0)
+    assert (sent.n_stored, again.n_stored, again.was_committed) == (20_000, 20_000, True)
+    twins = await deliver(pooled, Batch(BOOK_TICKERS, encoder.encode(rows)), timeout_s=5.0)
+    assert (twins.n_stored, twins.n_duplicates) == (0, 20_000)
+    stranger = msgspec.structs.replace(rows[0], symbol_id=999)
+    late = [msgspec.structs.replace(row, sequence_number=n) for n, row in enumerate(rows, 20_001)]
+    mixed = await deliver(pooled, Batch(BOOK_TICKERS, encoder.encode([*late, stranger])), timeout_s=5.0)
+    assert (mixed.n_stored, mixed.n_quarantined) == (20_000, 1)
+    copied = encoder.encode(rows)
+    for _ in range(3):
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await pooled.copy_binary_to_table(BOOK_TICKERS.name, BOOK_TICKERS.column_names, copied.chunks())
+        assert await pooled.fetchval("SELECT count(*) FROM book_ticker_snapshots") == 40_000
 
 
 async def test_many_tasks_share_few_server_connections_and_get_their_own_answers(pooled: DatabaseManager) -> None:

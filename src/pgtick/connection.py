@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -260,17 +260,21 @@ class DatabaseManager:
         for index, row in enumerate(rows):
             if len(row) != len(columns):
                 raise ValueError(f"{table}, row {index}: {len(row)} values for {len(columns)} columns")
-        async with self.connection() as connection:
+        async with self.connection() as connection, self._held(connection):
             tag = await connection.copy_records_to_table(table, records=rows, columns=list(columns))
         return _count(tag)
 
     async def copy_binary_to_table(self, table: str, columns: Sequence[str], chunks: Iterable[bytes]) -> int:
         """Send a finished COPY BINARY stream; return the server's count."""
-        async with self.connection(resets=False) as connection:
+        async with self.connection(resets=False) as connection, self._held(connection):
             tag = await connection.copy_to_table(
                 table, source=copy_source(chunks), columns=list(columns), format="binary"
             )
         return _count(tag)
+
+    def _held(self, connection: Any) -> Any:
+        """Hold a pooler's session for a COPY: see ``copying``."""
+        return connection.transaction() if self.config.pooler else nullcontext()
 
     def pool_state(self) -> dict[str, int]:
         """Return the pool's ``size``, ``idle`` and ``max`` connections."""

@@ -1,4 +1,9 @@
-"""How bytes of COPY go out through asyncpg."""
+"""How bytes of COPY go out through asyncpg.
+
+They go out behind the statement, without waiting for its answer. When the server refuses it, what comes after is left
+over, and PostgreSQL passes over it. A transaction pooler does not: outside a transaction block it has given the
+session away with the error, and the client's next statement may wait for ever. Through one, COPY only in a block.
+"""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ class _Sender:
     async def _straight(self, target: str) -> Delivery:
         batch = self.batch
         n_refused = len(batch.refused) if self.quarantines else 0
-        if self.has_ledger and batch.rows.n_rows and not n_refused:
+        if self._fits_one_message:
             return await self._at_once(target)
         async with self._transaction(self._ledger_row(0, n_refused)) as connection:
             if batch.rows.n_rows:
@@ -184,6 +184,17 @@ class _Sender:
             if n_refused:
                 await self._quarantine(connection, batch.refused)
         return Delivery(n_stored=batch.rows.n_rows, n_quarantined=n_refused)
+
+    @property
+    def _fits_one_message(self) -> bool:
+        """Whether nothing goes astray when the server refuses it: see ``copying``.
+
+        Attempts after the first are not sent so, as the ledger may refuse them, and there may be a pooler that nobody
+        has told of.
+        """
+        batch = self.batch
+        is_whole = batch.rows.n_rows and not (self.quarantines and batch.refused)
+        return bool(self.has_ledger and is_whole and not self.db.config.pooler and not batch.n_sent)
 
     async def _at_once(self, target: str) -> Delivery:
         """Send ledger's row and rows in one round trip, which is a transaction: the bare COPY takes no less."""
